@@ -1,0 +1,151 @@
+// tq inspect: what is in a .tq3 file or a KV dump, to the byte.
+#include <fmt/format.h>
+
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "cli/command.h"
+#include "cli/options.h"
+#include "cli/table.h"
+#include "cli/terminal.h"
+#include "lib/io/kv_dump.h"
+#include "lib/io/kv_file.h"
+
+namespace tq::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct Options {
+  std::string input;
+  bool json = false;
+  ThreadOption threads;
+};
+
+/// What is known of K or V of a layer, whatever the file.
+struct Row {
+  int layer;
+  std::string part;
+  std::int64_t heads, tokens;
+  int dim;
+  std::string scheme;           ///< or the type of a dump's values
+  std::uint64_t row_bytes;      ///< exact bytes of one token of one head
+  std::uint64_t bytes;
+  std::map<std::string, std::string> hashes;
+
+  double bits_per_value() const { return 8.0 * static_cast<double>(row_bytes) / dim; }
+};
+
+Json row_json(const Row& row) {
+  Json json = {{"layer", row.layer},
+               {"part", row.part},
+               {"shape", {row.heads, row.tokens, row.dim}},
+               {"scheme", row.scheme},
+               {"bytes_per_token_and_head", row.row_bytes},
+               {"bits_per_value", row.bits_per_value()},
+               {"bytes", row.bytes}};
+  if (!row.hashes.empty()) json["xxh64"] = row.hashes;
+  return json;
+}
+
+void print_rows(const std::vector<Row>& rows) {
+  Table table({"layer", "part", "heads", "tokens", "dim", "bytes/token/head", "bits/value", "bytes"});
+  for (const Row& row : rows) {
+    table.add({std::to_string(row.layer), row.part, std::to_string(row.heads), std::to_string(row.tokens),
+               std::to_string(row.dim), std::to_string(row.row_bytes), fmt::format("{:.3f}", row.bits_per_value()),
+               format_count(row.bytes)});
+  }
+  fmt::print("{}", table.format());
+}
+
+Row make_row(const KvFile& file, int layer, const PackedTensor& t) {
+  Row row{layer, t.name.substr(0, 1), t.heads, t.tokens, t.scheme.dim, format_scheme(t.scheme),
+          static_cast<std::uint64_t>(t.scheme.code_bytes() + t.scheme.norm_bytes()), t.codes->bytes + t.norms->bytes, {}};
+  for (const TensorInfo* tensor : {t.codes, t.norms}) row.hashes[tensor->name] = file.file().metadata().at(hash_key(tensor->name));
+  return row;
+}
+
+ExitCode inspect_packed(const Options& options) {
+  const KvFile file = KvFile::open(options.input);
+  file.check_payload(options.threads.threads);
+  std::vector<Row> rows;
+  std::uint64_t coded = 0;
+  std::uint64_t source = 0;
+  for (const PackedLayer& layer : file.layers()) {
+    for (const PackedTensor* t : {&layer.k, &layer.v}) {
+      rows.push_back(make_row(file, layer.index, *t));
+      coded += rows.back().bytes;
+      source += static_cast<std::uint64_t>(t->rows()) * static_cast<std::uint64_t>(t->scheme.dim) * size_of(t->source.dtype);
+    }
+  }
+  const std::uint64_t total = file.file().file().size();
+  const std::string& header_hash = file.file().metadata().at(std::string(kHeaderHashKey));
+  if (options.json) {
+    Json json = {{"file", options.input}, {"kind", "tq3-kv"}, {"format_version", std::string(kKvFormatVersion)},
+                 {"header_xxh64", header_hash}, {"hashes", "ok"}, {"bytes", total},
+                 {"overhead_bytes", total - coded}, {"source_bytes", source},
+                 {"compression", static_cast<double>(source) / static_cast<double>(total)}, {"tensors", Json::array()},
+                 {"dump_metadata", file.dump_metadata()}};
+    for (const Row& row : rows) json["tensors"].push_back(row_json(row));
+    fmt::print("{}\n", json.dump(2));
+    return ExitCode::kDone;
+  }
+  fmt::print("{}: .tq3 KV file, format version {}, {} layers\n\n", options.input, kKvFormatVersion, file.layers().size());
+  print_rows(rows);
+  fmt::print("\nschemes\n");
+  std::map<std::string, std::string> users;
+  for (const Row& row : rows) users[row.scheme] += fmt::format(" {}.{}", row.part, row.layer);
+  for (const auto& [scheme, names] : users) fmt::print("  {}\n   {}\n", scheme, names);
+  fmt::print("\nhashes (XXH64, all checked)\n  header  {}\n", header_hash);
+  for (const Row& row : rows) {
+    for (const auto& [name, hash] : row.hashes) fmt::print("  {}  {}\n", name, hash);
+  }
+  fmt::print("\n{} bytes: {} of codes and norms, {} of header and tables; the source had {} ({:.2f}x)\n", format_count(total),
+             format_count(coded), format_count(total - coded), format_count(source),
+             static_cast<double>(source) / static_cast<double>(total));
+  return ExitCode::kDone;
+}
+
+ExitCode inspect_dump(const Options& options) {
+  const KvDump dump = KvDump::open(options.input);
+  std::vector<Row> rows;
+  const auto add = [&](int layer, const char* part, const KvTensor& t) {
+    rows.push_back({layer, part, t.heads, t.tokens, t.head_dim, std::string(name_of(t.info.dtype)),
+                    static_cast<std::uint64_t>(t.head_dim) * size_of(t.info.dtype), t.info.bytes, {}});
+  };
+  for (const KvLayer& layer : dump.layers()) {
+    add(layer.index, "k", layer.k);
+    add(layer.index, "v", layer.v);
+    if (layer.q) add(layer.index, "q", *layer.q);
+  }
+  if (options.json) {
+    Json json = {{"file", options.input}, {"kind", "kv-dump"}, {"bytes", dump.file().file().size()},
+                 {"tensors", Json::array()}, {"dump_metadata", dump.metadata()}};
+    for (const Row& row : rows) json["tensors"].push_back(row_json(row));
+    fmt::print("{}\n", json.dump(2));
+    return ExitCode::kDone;
+  }
+  fmt::print("{}: KV dump, {} layers\n\n", options.input, dump.layers().size());
+  print_rows(rows);
+  fmt::print("\nmetadata\n");
+  for (const auto& [key, value] : dump.metadata()) fmt::print("  {}  {}\n", key, value);
+  return ExitCode::kDone;
+}
+
+ExitCode run(const Options& options) {
+  return KvFile::claims(SafetensorsFile::open(options.input)) ? inspect_packed(options) : inspect_dump(options);
+}
+
+}  // namespace
+
+void add_inspect(CLI::App& app, Command& command) {
+  auto options = std::make_shared<Options>();
+  CLI::App* sub = app.add_subcommand("inspect", "show what is in a .tq3 file or a KV dump, and check its hashes");
+  sub->footer("Example: tq inspect cache.tq3");
+  sub->add_option("FILE", options->input, "a .tq3 KV file or a KV dump")->required();
+  sub->add_flag("--json", options->json, "print JSON");
+  options->threads.declare(*sub);
+  sub->callback([options, &command] { command = [options] { return run(*options); }; });
+}
+
+}  // namespace tq::cli

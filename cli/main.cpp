@@ -1,0 +1,74 @@
+// tq: reads the command line, runs one subcommand, prints an error once, and maps it to an exit code.
+#include <csignal>
+#include <cstdio>
+#include <exception>
+#include <new>
+#include <string>
+
+#include "cli/command.h"
+#include "lib/io/atomic_file.h"
+
+namespace {
+
+constexpr const char* kDescription =
+    "tq compresses KV caches with TurboQuant and proves what that cost.\n"
+    "Results go to stdout, progress and messages to stderr.\n"
+    "Exit codes: 0 done, every gate passed; 1 a gate failed; 2 wrong usage; 3 could not be done or measured.";
+
+extern "C" void end_on_signal(int signal) {
+  tq::remove_pending_temporaries();
+  std::signal(signal, SIG_DFL);
+  std::raise(signal);
+}
+
+void install_signal_handlers() {
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    if (std::signal(signal, end_on_signal) == SIG_IGN) std::signal(signal, SIG_IGN);  // nohup stays in force
+  }
+  std::signal(SIGXFSZ, SIG_IGN);  // the write then fails with EFBIG, and says so
+}
+
+int fail(tq::ExitCode code, const std::string& message) {
+  std::fprintf(stderr, "tq: %s\n", message.c_str());
+  return static_cast<int>(code);
+}
+
+int run(const tq::cli::Command& command) {
+  const tq::ExitCode code = command();
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
+    return fail(tq::ExitCode::kCouldNot, "cannot write to stdout: is the disk full?");
+  }
+  return static_cast<int>(code);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  install_signal_handlers();
+  CLI::App app(kDescription, "tq");
+  app.set_version_flag("--version", "tq " TQ_VERSION);
+  app.require_subcommand(1);
+  app.option_defaults()->always_capture_default();
+  tq::cli::Command command;
+  tq::cli::add_codebook(app, command);
+  tq::cli::add_pack_kv(app, command);
+  tq::cli::add_unpack_kv(app, command);
+  tq::cli::add_inspect(app, command);
+  tq::cli::add_verify(app, command);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& success) {
+    return app.exit(success);  // --help and --version
+  } catch (const CLI::ParseError& error) {
+    return fail(tq::ExitCode::kUsage, std::string(error.what()) + " ('tq --help' and 'tq COMMAND --help' show the options)");
+  }
+  try {
+    return run(command);
+  } catch (const tq::UsageError& error) {
+    return fail(tq::ExitCode::kUsage, error.what());
+  } catch (const std::bad_alloc&) {
+    return fail(tq::ExitCode::kCouldNot, "out of memory; use fewer --threads or a smaller input");
+  } catch (const std::exception& error) {
+    return fail(tq::ExitCode::kCouldNot, error.what());
+  }
+}

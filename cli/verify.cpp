@@ -1,0 +1,156 @@
+// tq verify: measures what compression costs, and judges it.
+#include <fmt/format.h>
+
+#include "cli/command.h"
+#include "cli/options.h"
+#include "cli/terminal.h"
+#include "cli/verify_table.h"
+#include "lib/verify/report_json.h"
+#include "lib/verify/verify_kv.h"
+
+namespace tq::cli {
+namespace {
+
+struct Options {
+  std::string kv;
+  std::string packed;
+  std::string against;
+  bool synthetic = false;
+  SyntheticShape shape;
+  int synthetic_dim = 128;
+  SchemeOptions scheme;
+  GateOptions gates;
+  ThreadOption threads;
+  std::int64_t attention_queries = 512;
+  bool per_head = false;
+  bool json = false;
+  bool quiet = false;
+};
+
+void check_source(const Options& options) {
+  const int sources = (options.kv.empty() ? 0 : 1) + (options.packed.empty() ? 0 : 1) + (options.synthetic ? 1 : 0);
+  if (sources != 1) {
+    throw UsageError("verify needs exactly one source: --kv DUMP, --packed FILE --against DUMP, or --synthetic");
+  }
+  if (options.packed.empty()) return;
+  if (const auto name = options.scheme.first_given()) {
+    throw UsageError(fmt::format("{} does not go with --packed: the scheme is the file's", *name));
+  }
+}
+
+VerifyOptions make_verify_options(const Options& options, ProgressBar& bar) {
+  VerifyOptions verify;
+  verify.k_bits = options.scheme.k_bits;
+  verify.v_bits = options.scheme.v_bits;
+  verify.rotation = parse_rotation(options.scheme.rotation);
+  verify.k_seed = options.scheme.k_seed;
+  verify.v_seed = options.scheme.v_seed;
+  verify.gates = options.gates;
+  verify.measure.threads = options.threads.threads;
+  verify.measure.attention_queries = options.attention_queries;
+  verify.measure.progress = bar.callback();
+  return verify;
+}
+
+std::uint64_t count_heads(const KvDump& dump) {
+  std::uint64_t heads = 0;
+  for (const KvLayer& layer : dump.layers()) heads += static_cast<std::uint64_t>(layer.k.heads);
+  return heads;
+}
+
+VerifyReport measure(const Options& options) {
+  const auto backend = make_cpu_backend();
+  if (options.synthetic) {
+    const std::uint64_t heads = static_cast<std::uint64_t>(options.shape.layers) * static_cast<std::uint64_t>(options.shape.kv_heads);
+    ProgressBar bar("verify", heads, ProgressBar::Unit::kHeads, options.quiet);
+    return verify_synthetic(options.shape, make_verify_options(options, bar), *backend);
+  }
+  const KvDump dump = KvDump::open(options.kv.empty() ? options.against : options.kv);
+  ProgressBar bar("verify", count_heads(dump), ProgressBar::Unit::kHeads, options.quiet);
+  const VerifyOptions verify = make_verify_options(options, bar);
+  if (!options.kv.empty()) return verify_dump(dump, verify, *backend);
+  return verify_packed(KvFile::open(options.packed), dump, verify, *backend);
+}
+
+ExitCode exit_code_of(Verdict verdict) {
+  switch (verdict) {
+    case Verdict::kPass: return ExitCode::kDone;
+    case Verdict::kFail: return ExitCode::kGateFailed;
+    case Verdict::kNotMeasured: break;
+  }
+  return ExitCode::kCouldNot;
+}
+
+ExitCode run(Options options) {
+  check_source(options);
+  options.scheme.resolve();
+  options.shape.k_dim = options.shape.v_dim = options.synthetic_dim;
+  const VerifyReport report = measure(options);
+  const ExitCode code = exit_code_of(report.verdict);
+  if (options.json) {
+    fmt::print("{}\n", format_report_json(report, static_cast<int>(code)));
+    for (const std::string& warning : report.warnings) warn(warning);
+  } else {
+    fmt::print("{}", format_report_table(report, options.per_head));
+  }
+  return code;
+}
+
+void declare_sources(CLI::App& sub, Options& options) {
+  const char* group = "Source (exactly one)";
+  sub.add_option("--kv", options.kv, "a KV dump: compress it in memory, and compare")->group(group);
+  CLI::Option* packed = sub.add_option("--packed", options.packed, "a .tq3 file: what is really in it, compared with --against")->group(group);
+  CLI::Option* against = sub.add_option("--against", options.against, "the KV dump that --packed was made from")->group(group);
+  packed->needs(against);
+  against->needs(packed);
+  CLI::Option* synthetic = sub.add_flag("--synthetic", options.synthetic, "Gaussian rows: tests the codec, and says nothing of any model")->group(group);
+  const auto synthetic_option = [&](const char* name, auto& value, const char* help, auto low, auto high) {
+    sub.add_option(name, value, help)->check(CLI::Range(low, high))->needs(synthetic)->group("With --synthetic");
+  };
+  synthetic_option("--dim", options.synthetic_dim, "head_dim, 8..1024", kMinDim, kMaxRowDim);
+  synthetic_option("--tokens", options.shape.tokens, "rows of a head, 1..1000000", std::int64_t{1}, std::int64_t{1000000});
+  synthetic_option("--heads", options.shape.kv_heads, "KV heads, 1..1024", std::int64_t{1}, std::int64_t{1024});
+  synthetic_option("--layers", options.shape.layers, "layers, 1..1024", 1, 1024);
+  sub.add_option("--seed", options.shape.seed, "seed of the rows")->needs(synthetic)->group("With --synthetic");
+}
+
+void declare_gates(CLI::App& sub, GateOptions& gates) {
+  const char* group = "Gates";
+  sub.add_option("--threshold", gates.threshold,
+                 "least cosine of a layer, K and V, flattened, -1..1 (default .99 when both have 4 bits or more, else "
+                 "sqrt(1-D) - .005 of the narrower)")->check(CLI::Range(-1.0, 1.0))->group(group);
+  sub.add_option("--min-token-cosine", gates.min_token_cosine, "least cosine of any token, -1..1 (default off)")
+      ->check(CLI::Range(-1.0, 1.0))->group(group);
+  sub.add_option("--max-rel-mse-ratio", gates.max_rel_mse_ratio,
+                 "largest relative MSE over the codebook's exact D (default 1.1 with --synthetic, else off: one rotation "
+                 "of real rows may lie far from D with a perfect codec)")->check(CLI::NonNegativeNumber)->group(group);
+  sub.add_option("--max-attention-kl", gates.max_attention_kl, "largest mean KL of the softmax of a layer, nats (needs queries)")
+      ->check(CLI::NonNegativeNumber)->group(group);
+  sub.add_option("--min-attention-top1", gates.min_attention_top1,
+                 "least share of queries of a layer whose top key stays the same, 0..1 (needs queries)")
+      ->check(CLI::Range(0.0, 1.0))->group(group);
+}
+
+}  // namespace
+
+void add_verify(CLI::App& app, Command& command) {
+  auto options = std::make_shared<Options>();
+  CLI::App* sub = app.add_subcommand("verify", "measure what compression costs codec and attention, and judge it");
+  sub->footer("Examples: tq verify --kv docs/samples/smollm2-135m-instruct.safetensors --k-bits 4 --v-bits 3\n"
+              "          tq verify --packed cache.tq3 --against dump.safetensors --json\n"
+              "Exit codes: 0 every gate passed; 1 a gate failed; 2 wrong usage; 3 could not be measured, or a gate passes a "
+              "negative control.");
+  declare_sources(*sub, *options);
+  options->scheme.declare(*sub);
+  declare_gates(*sub, options->gates);
+  sub->add_option("--attention-queries", options->attention_queries,
+                  "attention is measured on the last N queries of each head, 1..1000000")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1000000}));
+  options->threads.declare(*sub);
+  sub->add_flag("--per-head", options->per_head, "one line a head instead of a layer");
+  sub->add_flag("--json", options->json, "print JSON (docs/verify.schema.json); warnings go to stderr");
+  sub->add_flag("--quiet", options->quiet, "no progress on stderr");
+  sub->callback([options, &command] { command = [options] { return run(*options); }; });
+}
+
+}  // namespace tq::cli

@@ -1,0 +1,112 @@
+#include "cli/verify_table.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "cli/table.h"
+#include "cli/terminal.h"
+
+namespace tq::cli {
+namespace {
+
+std::string fixed(double value, int decimals) { return std::isfinite(value) ? fmt::format("{:.{}f}", value, decimals) : "-"; }
+std::string general(double value) { return std::isfinite(value) ? fmt::format("{:.4g}", value) : "-"; }
+
+std::vector<std::string> part_row(const std::string& place, char part, const PartNumbers& n) {
+  return {place,
+          std::string(1, part),
+          std::to_string(n.bits),
+          general(n.relative_mse),
+          fixed(n.mse_ratio, 3),
+          fmt::format("{}..{}", fixed(n.other_seeds_min, 3), fixed(n.other_seeds_max, 3)),
+          fixed(n.bound_ratio, 3),
+          fixed(n.bits_lost, 3),
+          fixed(n.cosine_flattened, 5),
+          fixed(n.cosine_mean, 5),
+          fixed(n.cosine_p1, 5),
+          fixed(n.cosine_min, 5),
+          fmt::format("{:+.2f} %", 100.0 * n.norm_bias)};
+}
+
+/// Calls f(place, measurement) for each layer, or for each head of each layer.
+template <class F>
+void for_each_place(const VerifyReport& report, bool per_head, F&& f) {
+  for (const LayerReport& layer : report.layers) {
+    if (!per_head) {
+      f(std::to_string(layer.index), layer.all);
+      continue;
+    }
+    for (std::size_t head = 0; head < layer.heads.size(); ++head) f(fmt::format("{}/{}", layer.index, head), layer.heads[head]);
+  }
+}
+
+std::string format_codec(const VerifyReport& report, bool per_head) {
+  Table table({per_head ? "layer/head" : "layer", "part", "bits", "rel.MSE", "/D", "/D 8 seeds", "/bound", "bits lost",
+               "cosine", "cos.mean", "cos.p1", "cos.min", "norm bias"});
+  for_each_place(report, per_head, [&](const std::string& place, const Measurement& m) {
+    table.add(part_row(place, 'K', m.k));
+    table.add(part_row(place, 'V', m.v));
+  });
+  return table.format();
+}
+
+std::string format_attention(const VerifyReport& report, bool per_head) {
+  Table table({per_head ? "layer/head" : "layer", "queries", "logit RMSE", "KL mean", "KL p99", "top-1", "output err.",
+               "K mean share", "channel/median"});
+  bool any = false;
+  for_each_place(report, per_head, [&](const std::string& place, const Measurement& m) {
+    const AttentionNumbers none{0, NAN, NAN, NAN, NAN, NAN, NAN, NAN};
+    const AttentionNumbers& a = m.attention ? *m.attention : none;
+    any |= m.attention.has_value();
+    table.add({place, std::to_string(a.queries), general(a.logit_rmse), general(a.kl_mean), general(a.kl_p99),
+               fixed(a.top1_agreement, 4), general(a.output_relative_error),
+               fmt::format("{:.0f} % (h{})", 100.0 * m.health.mean_energy_share, m.health.mean_head),
+               fmt::format("{} (h{} c{})", fixed(m.health.channel_rms_ratio, 1), m.health.channel_head, m.health.channel)});
+  });
+  return table.format() + (any ? "" : "(no queries were captured: attention was not measured)\n");
+}
+
+std::string format_gates(const VerifyReport& report) {
+  Table table({"gate", "limit", "value", "worst at", "result", "controls it must catch"});
+  for (const GateReport& gate : report.gates) {
+    std::size_t caught = 0;
+    for (const GateControl& control : gate.controls) caught += control.passed ? 0 : 1;
+    table.add({"--" + gate.name, fmt::format("{} {}", gate.at_least ? ">=" : "<=", general(gate.limit)), fixed(gate.value, 5),
+               fmt::format("layer {} {}", gate.worst_layer, gate.worst_part == 'k' ? 'K' : 'V'),
+               gate.passed ? (gate.sensitive ? "pass" : "pass, but blind") : "FAIL",
+               fmt::format("{} of {} caught", caught, gate.controls.size())});
+  }
+  return table.format();
+}
+
+std::string describe_source(const VerifyReport& report) {
+  if (report.source_kind == "synthetic") return "Gaussian rows (model-independent)";
+  if (report.source_kind == "packed") return fmt::format("{} against {}", report.packed_path, report.source_path);
+  return report.source_path;
+}
+
+std::string describe_verdict(const VerifyReport& report) {
+  switch (report.verdict) {
+    case Verdict::kPass: return "PASS: every gate passed, and every control was caught";
+    case Verdict::kFail: return "FAIL: a gate failed";
+    case Verdict::kNotMeasured: break;
+  }
+  return "NOT MEASURED: the gates passed, and one of them passes a negative control too";
+}
+
+}  // namespace
+
+std::string format_report_table(const VerifyReport& report, bool per_head) {
+  std::string text = fmt::format("Model    {}\nSource   {}\nK        {}\nV        {}\nBytes    {} -> {} ({:.2f}x)\n\n",
+                                 report.model, describe_source(report), format_scheme(report.k_scheme),
+                                 format_scheme(report.v_scheme), format_count(report.dump_bytes),
+                                 format_count(report.packed_bytes),
+                                 static_cast<double>(report.dump_bytes) / static_cast<double>(report.packed_bytes));
+  text += format_codec(report, per_head) + "\n" + format_attention(report, per_head) + "\n" + format_gates(report) + "\n";
+  for (const std::string& warning : report.warnings) text += "warning: " + warning + "\n";
+  if (!report.warnings.empty()) text += "\n";
+  return text + describe_verdict(report) + "\n";
+}
+
+}  // namespace tq::cli

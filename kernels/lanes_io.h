@@ -1,0 +1,140 @@
+// Rows in memory to and from rows in lanes: kLanes rows of 32-bit words are transposed, W x W words at a time.
+// F16 and BF16 rows travel as words of two elements and are widened after the transposition, so half as much moves.
+// Nothing here computes a float; converting is lib/math's.
+#pragma once
+
+#include "lib/dtype.h"
+#include "lib/math/convert.h"
+
+namespace tq::math {
+inline namespace TQ_TARGET {
+
+#define TQ_SHUFFLE(...) __builtin_shufflevector(__VA_ARGS__)
+
+/// Transposes the W x W words m[row] lane column.
+template <class I>
+TQ_HD void transpose(I* m) {
+  constexpr int kWidth = kLanes<I>;
+  if constexpr (kWidth == 4) {
+    const I a = TQ_SHUFFLE(m[0], m[1], 0, 4, 1, 5), b = TQ_SHUFFLE(m[0], m[1], 2, 6, 3, 7);
+    const I c = TQ_SHUFFLE(m[2], m[3], 0, 4, 1, 5), d = TQ_SHUFFLE(m[2], m[3], 2, 6, 3, 7);
+    m[0] = TQ_SHUFFLE(a, c, 0, 1, 4, 5);
+    m[1] = TQ_SHUFFLE(a, c, 2, 3, 6, 7);
+    m[2] = TQ_SHUFFLE(b, d, 0, 1, 4, 5);
+    m[3] = TQ_SHUFFLE(b, d, 2, 3, 6, 7);
+  } else if constexpr (kWidth == 8) {
+    I a[8];
+    for (int i = 0; i < 8; i += 4) {
+      const I p = TQ_SHUFFLE(m[i], m[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+      const I q = TQ_SHUFFLE(m[i], m[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+      const I r = TQ_SHUFFLE(m[i + 2], m[i + 3], 0, 8, 1, 9, 4, 12, 5, 13);
+      const I s = TQ_SHUFFLE(m[i + 2], m[i + 3], 2, 10, 3, 11, 6, 14, 7, 15);
+      a[i] = TQ_SHUFFLE(p, r, 0, 1, 8, 9, 4, 5, 12, 13);
+      a[i + 1] = TQ_SHUFFLE(p, r, 2, 3, 10, 11, 6, 7, 14, 15);
+      a[i + 2] = TQ_SHUFFLE(q, s, 0, 1, 8, 9, 4, 5, 12, 13);
+      a[i + 3] = TQ_SHUFFLE(q, s, 2, 3, 10, 11, 6, 7, 14, 15);
+    }
+    for (int i = 0; i < 4; ++i) {
+      m[i] = TQ_SHUFFLE(a[i], a[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+      m[i + 4] = TQ_SHUFFLE(a[i], a[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+    }
+  } else if constexpr (kWidth == 16) {
+    I a[16];
+    for (int i = 0; i < 16; i += 4) {
+      const I p = TQ_SHUFFLE(m[i], m[i + 1], 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);
+      const I q = TQ_SHUFFLE(m[i], m[i + 1], 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
+      const I r = TQ_SHUFFLE(m[i + 2], m[i + 3], 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);
+      const I s = TQ_SHUFFLE(m[i + 2], m[i + 3], 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
+      a[i] = TQ_SHUFFLE(p, r, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
+      a[i + 1] = TQ_SHUFFLE(p, r, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+      a[i + 2] = TQ_SHUFFLE(q, s, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
+      a[i + 3] = TQ_SHUFFLE(q, s, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+    }
+    // Now a[4j + i] holds columns i, i+4, i+8, i+12 of rows 4j .. 4j+3, four words each.
+    for (int i = 0; i < 4; ++i) {
+      const I p = TQ_SHUFFLE(a[i], a[i + 4], 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27);
+      const I q = TQ_SHUFFLE(a[i], a[i + 4], 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
+      const I r = TQ_SHUFFLE(a[i + 8], a[i + 12], 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27);
+      const I s = TQ_SHUFFLE(a[i + 8], a[i + 12], 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
+      m[i] = TQ_SHUFFLE(p, r, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);
+      m[i + 4] = TQ_SHUFFLE(q, s, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);
+      m[i + 8] = TQ_SHUFFLE(p, r, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+      m[i + 12] = TQ_SHUFFLE(q, s, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    }
+  }
+}
+#undef TQ_SHUFFLE
+
+/// words[w] lane r = word w of row r. rows: kLanes<I> rows, `stride` bytes apart, `bytes` used of each; the words'
+/// bytes past the end of a row are zero.
+template <class I>
+TQ_HD void load_words(const std::uint8_t* rows, std::int64_t stride, int bytes, I* words) {
+  constexpr int kWidth = kLanes<I>;
+  constexpr int kBlock = static_cast<int>(sizeof(I));
+  int start = 0;
+  for (; start + kBlock <= bytes; start += kBlock, words += kWidth) {
+    for (int r = 0; r < kWidth; ++r) memcpy(&words[r], rows + r * stride + start, sizeof(I));
+    transpose(words);
+  }
+  if (start == bytes) return;
+  I last[kWidth] = {};
+  for (int r = 0; r < kWidth; ++r) memcpy(&last[r], rows + r * stride + start, static_cast<std::size_t>(bytes - start));
+  transpose(last);
+  for (int w = 0; w < (bytes - start + 3) / 4; ++w) words[w] = last[w];
+}
+
+/// The inverse of load_words; `words` is overwritten.
+template <class I>
+TQ_HD void store_words(I* words, std::uint8_t* rows, std::int64_t stride, int bytes) {
+  constexpr int kWidth = kLanes<I>;
+  constexpr int kBlock = static_cast<int>(sizeof(I));
+  int start = 0;
+  for (; start + kBlock <= bytes; start += kBlock, words += kWidth) {
+    transpose(words);
+    for (int r = 0; r < kWidth; ++r) memcpy(rows + r * stride + start, &words[r], sizeof(I));
+  }
+  if (start == bytes) return;
+  I last[kWidth] = {};
+  for (int w = 0; w < (bytes - start + 3) / 4; ++w) last[w] = words[w];
+  transpose(last);
+  for (int r = 0; r < kWidth; ++r) memcpy(rows + r * stride + start, &last[r], static_cast<std::size_t>(bytes - start));
+}
+
+/// x[i] lane r = element i of row r, as float32. `words` has room for dim values.
+template <class V>
+TQ_HD void load_rows(DType dtype, const std::uint8_t* rows, int dim, IntOf<V>* words, V* x) {
+  using I = IntOf<V>;
+  const int bytes = dim * static_cast<int>(size_of(dtype));
+  load_words(rows, bytes, bytes, words);
+  if (dtype == DType::kF32) {
+    for (int i = 0; i < dim; ++i) x[i] = bits_as<V>(words[i]);
+    return;
+  }
+  for (int i = 0; i < dim; i += 2) {
+    const I low = words[i / 2] & 0xffff;
+    const I high = (words[i / 2] >> 16) & 0xffff;
+    const bool f16 = dtype == DType::kF16;
+    x[i] = f16 ? float_from_f16(low) : float_from_bf16(low);
+    if (i + 1 < dim) x[i + 1] = f16 ? float_from_f16(high) : float_from_bf16(high);
+  }
+}
+
+/// The inverse of load_rows, rounding to nearest even.
+template <class V>
+TQ_HD void store_rows(DType dtype, V* x, int dim, IntOf<V>* words, std::uint8_t* rows) {
+  using I = IntOf<V>;
+  const int bytes = dim * static_cast<int>(size_of(dtype));
+  if (dtype == DType::kF32) {
+    for (int i = 0; i < dim; ++i) words[i] = bits_as<I>(x[i]);
+  } else {
+    for (int i = 0; i < dim; i += 2) {
+      const V high = i + 1 < dim ? x[i + 1] : splat<V>(0.0f);
+      words[i / 2] = dtype == DType::kF16 ? f16_from_float(x[i]) | (f16_from_float(high) << 16)
+                                          : bf16_from_float(x[i]) | (bf16_from_float(high) << 16);
+    }
+  }
+  store_words(words, rows, bytes, bytes);
+}
+
+}  // namespace TQ_TARGET
+}  // namespace tq::math

@@ -1,0 +1,262 @@
+#include "lib/io/kv_file.h"
+
+#include <fmt/format.h>
+#include <xxhash.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "lib/error.h"
+
+namespace tq {
+namespace {
+
+constexpr std::size_t kHashDigits = 16;
+constexpr std::string_view kDumpPrefix = "dump.";
+constexpr std::size_t kChunkBytes = std::size_t{4} << 20;
+
+std::string at_tensor(const std::string& path, const std::string& name) { return fmt::format("{}: {}", path, name); }
+
+const std::string& metadata_at(const SafetensorsFile& file, const std::string& key) {
+  const auto found = file.metadata().find(key);
+  if (found == file.metadata().end()) {
+    throw Error(fmt::format("{}: the metadata has no '{}'; the file is damaged or was not written by tq",
+                            file.file().path(), key));
+  }
+  return found->second;
+}
+
+/// {"name": "k.0", "dtype": "BF16", "shape": [1, 3, 256, 64]}
+TensorSpec parse_source(const std::string& text, const std::string& where) {
+  try {
+    const nlohmann::json json = nlohmann::json::parse(text);
+    const std::optional<DType> dtype = parse_dtype(json.at("dtype").get<std::string>());
+    if (dtype && (*dtype == DType::kF32 || *dtype == DType::kF16 || *dtype == DType::kBf16) && json.size() == 3) {
+      return {json.at("name").get<std::string>(), *dtype, json.at("shape").get<std::vector<std::int64_t>>()};
+    }
+  } catch (const nlohmann::json::exception&) {
+  }
+  throw Error(fmt::format("{}: cannot read the description of its source: {}", where, text));
+}
+
+/// [heads, tokens, dim], with or without a leading batch of 1.
+bool fits_source(const TensorSpec& source, std::int64_t heads, std::int64_t tokens, int dim) {
+  std::vector<std::int64_t> shape = source.shape;
+  if (shape.size() == 4 && shape.front() == 1) shape.erase(shape.begin());
+  return shape == std::vector<std::int64_t>{heads, tokens, dim};
+}
+
+/// The layer of a metadata key "k.L.scheme", or -1.
+int layer_of_key(const std::string& key) {
+  constexpr std::string_view kTail = ".scheme";
+  if (!key.starts_with("k.") || !key.ends_with(kTail) || key.size() <= 2 + kTail.size()) return -1;
+  int layer = -1;
+  const char* end = key.data() + key.size() - kTail.size();
+  const auto [stop, error] = std::from_chars(key.data() + 2, end, layer);
+  return error == std::errc() && stop == end && layer >= 0 ? layer : -1;
+}
+
+}  // namespace
+
+std::string scheme_key(const std::string& tensor) { return tensor + ".scheme"; }
+std::string source_key(const std::string& tensor) { return tensor + ".source"; }
+std::string hash_key(const std::string& tensor_name) { return tensor_name + ".xxh64"; }
+std::string codebook_tensor(const Scheme& scheme) { return "codebook." + scheme.codebook; }
+
+std::string rotation_tensor(const Scheme& scheme) {
+  if (is_dense(scheme.rotation, scheme.dim)) return fmt::format("rotation.qr-d{}-s{}", scheme.dim, scheme.seed);
+  const int m = hadamard_order(scheme.dim);
+  return m > 1 ? fmt::format("rotation.hadamard-{}", m) : "";
+}
+
+std::string format_hash(std::uint64_t hash) { return fmt::format("{:016x}", hash); }
+
+std::uint64_t hash_header(std::string_view header, const std::string& where) {
+  const std::string field = fmt::format("\"{}\":\"", kHeaderHashKey);
+  const std::size_t found = header.find(field);
+  if (found == std::string_view::npos || header.size() < found + field.size() + kHashDigits) {
+    throw Error(fmt::format("{}: the header has no {}; the file was not written by tq", where, kHeaderHashKey));
+  }
+  std::string text(header);
+  text.erase(found + field.size(), kHashDigits);
+  return XXH64(text.data(), text.size(), 0);
+}
+
+bool KvFile::claims(const SafetensorsFile& file) {
+  const auto format = file.metadata().find("format");
+  return format != file.metadata().end() && format->second == kKvFormat;
+}
+
+KvFile KvFile::open(const std::string& path) {
+  KvFile result(SafetensorsFile::open(path));
+  const SafetensorsFile& file = result.file_;
+  if (!claims(file)) {
+    throw Error(fmt::format("{}: not a .tq3 KV file (its metadata does not say format={}); 'tq pack-kv' writes one",
+                            path, kKvFormat));
+  }
+  if (const std::string& version = metadata_at(file, "format_version"); version != kKvFormatVersion) {
+    throw Error(fmt::format("{}: format version {}, and this version of tq reads {}; use a newer tq", path, version,
+                            kKvFormatVersion));
+  }
+  const std::string& stored = metadata_at(file, std::string(kHeaderHashKey));
+  if (const std::string actual = format_hash(hash_header(file.header(), path)); actual != stored) {
+    throw Error(fmt::format("{}: the header's hash is {}, and it should be {}: the file is damaged", path, actual,
+                            stored));
+  }
+
+  std::map<std::string, std::shared_ptr<const Codec>> codecs;
+  for (const auto& [key, value] : file.metadata()) {
+    if (key.starts_with(kDumpPrefix)) result.dump_metadata_[key.substr(kDumpPrefix.size())] = value;
+    const int layer = layer_of_key(key);
+    if (layer < 0) continue;
+    result.layers_.push_back({layer, result.read_tensor(fmt::format("k.{}", layer), codecs),
+                              result.read_tensor(fmt::format("v.{}", layer), codecs)});
+    const PackedLayer& last = result.layers_.back();
+    if (last.k.heads != last.v.heads || last.k.tokens != last.v.tokens) {
+      throw Error(fmt::format("{}: k.{} and v.{} differ in heads or tokens; the file is damaged", path, layer, layer));
+    }
+  }
+  if (result.layers_.empty()) throw Error(fmt::format("{}: it has no layer", path));
+  std::sort(result.layers_.begin(), result.layers_.end(),
+            [](const PackedLayer& a, const PackedLayer& b) { return a.index < b.index; });
+
+  std::set<std::string> known;
+  for (const PackedLayer& layer : result.layers_) {
+    for (const PackedTensor* t : {&layer.k, &layer.v}) {
+      known.insert({t->codes->name, t->norms->name, codebook_tensor(t->scheme), rotation_tensor(t->scheme)});
+    }
+  }
+  for (const TensorInfo& tensor : file.tensors()) {
+    if (!known.contains(tensor.name)) {
+      throw Error(fmt::format("{}: no scheme speaks of the tensor '{}'; the file is damaged or newer than this tq", path,
+                              tensor.name));
+    }
+    metadata_at(file, hash_key(tensor.name));
+  }
+  return result;
+}
+
+PackedTensor KvFile::read_tensor(const std::string& name,
+                                 std::map<std::string, std::shared_ptr<const Codec>>& codecs) const {
+  const std::string where = at_tensor(file_.file().path(), name);
+  PackedTensor t;
+  t.name = name;
+  const std::string& scheme_text = metadata_at(file_, scheme_key(name));
+  t.scheme = parse_scheme(scheme_text, where);
+  t.source = parse_source(metadata_at(file_, source_key(name)), where);
+  t.codes = &file_.at(name + ".codes");
+  t.norms = &file_.at(name + ".norms");
+  const bool codes_fit = t.codes->dtype == DType::kU8 && t.codes->shape.size() == 3 && t.codes->shape[0] > 0 &&
+                         t.codes->shape[1] > 0 && t.codes->shape[2] == t.scheme.code_bytes();
+  if (!codes_fit) {
+    throw Error(fmt::format("{}.codes: must be U8 [heads, tokens, {}] for {} bits at dim {}", where,
+                            t.scheme.code_bytes(), t.scheme.bits, t.scheme.dim));
+  }
+  t.heads = t.codes->shape[0];
+  t.tokens = t.codes->shape[1];
+  if (t.norms->dtype != DType::kF32 || t.norms->shape != std::vector<std::int64_t>{t.heads, t.tokens}) {
+    throw Error(fmt::format("{}.norms: must be F32 [{}, {}]", where, t.heads, t.tokens));
+  }
+  if (!fits_source(t.source, t.heads, t.tokens, t.scheme.dim)) {
+    throw Error(fmt::format("{}: the shape of its source does not fit [{}, {}, {}]", where, t.heads, t.tokens,
+                            t.scheme.dim));
+  }
+  std::shared_ptr<const Codec>& codec = codecs[scheme_text];
+  if (codec == nullptr) codec = read_codec(t.scheme, where);
+  t.codec = codec;
+  return t;
+}
+
+std::vector<float> KvFile::read_floats(const TensorInfo& tensor) const {
+  if (tensor.dtype != DType::kF32) {
+    throw Error(fmt::format("{}: the table '{}' must be F32", file_.file().path(), tensor.name));
+  }
+  std::vector<float> values(static_cast<std::size_t>(tensor.elements()));
+  file_.read(tensor, 0, std::as_writable_bytes(std::span(values)));
+  return values;
+}
+
+std::shared_ptr<const Codec> KvFile::read_codec(const Scheme& scheme, const std::string& where) const {
+  constexpr std::int64_t kMostLevels = std::int64_t{1} << kMaxBits;
+  const TensorInfo& levels = file_.at(codebook_tensor(scheme));
+  if (levels.elements() > kMostLevels) {
+    throw Error(fmt::format("{}: the table '{}' has {} levels, and at most {} are possible", where, levels.name,
+                            levels.elements(), kMostLevels));
+  }
+  const Codebook codebook = make_codebook(read_floats(levels));
+  std::vector<float> matrix;
+  if (const std::string name = rotation_tensor(scheme); !name.empty()) {
+    const TensorInfo& tensor = file_.at(name);
+    const std::int64_t order = is_dense(scheme.rotation, scheme.dim) ? scheme.dim : hadamard_order(scheme.dim);
+    if (tensor.shape != std::vector<std::int64_t>{order, order}) {
+      throw Error(fmt::format("{}: the table '{}' must have the shape [{}, {}]", where, name, order, order));
+    }
+    matrix = read_floats(tensor);
+  }
+  return std::make_shared<const Codec>(scheme, codebook, std::move(matrix), where);
+}
+
+void KvFile::check_payload(int threads, const Progress& progress) const {
+  const std::vector<TensorInfo>& tensors = file_.tensors();
+  parallel_for(threads, static_cast<std::int64_t>(tensors.size()), [&](std::int64_t i) {
+    const TensorInfo& tensor = tensors[static_cast<std::size_t>(i)];
+    const std::unique_ptr<XXH64_state_t, void (*)(XXH64_state_t*)> state(XXH64_createState(),
+                                                                         [](XXH64_state_t* s) { XXH64_freeState(s); });
+    XXH64_reset(state.get(), 0);
+    std::vector<std::byte> buffer(std::min<std::uint64_t>(tensor.bytes, kChunkBytes));
+    for (std::uint64_t done = 0; done < tensor.bytes;) {
+      const std::span<std::byte> part(buffer.data(), std::min<std::uint64_t>(buffer.size(), tensor.bytes - done));
+      file_.read(tensor, done, part);
+      XXH64_update(state.get(), part.data(), part.size());
+      done += part.size();
+      if (progress) progress(part.size());
+    }
+    const std::string actual = format_hash(XXH64_digest(state.get()));
+    if (const std::string& stored = metadata_at(file_, hash_key(tensor.name)); actual != stored) {
+      throw Error(fmt::format("{}: {}: the data's hash is {}, and it should be {}: the file is damaged",
+                              file_.file().path(), tensor.name, actual, stored));
+    }
+  });
+  parallel_for(threads, 2 * static_cast<std::int64_t>(layers_.size()), [&](std::int64_t i) {
+    const PackedLayer& layer = layers_[static_cast<std::size_t>(i / 2)];
+    check_rows(i % 2 == 0 ? layer.k : layer.v);
+  });
+}
+
+void KvFile::check_rows(const PackedTensor& tensor) const {
+  const auto code_bytes = static_cast<std::size_t>(tensor.scheme.code_bytes());
+  const int used_bits = tensor.scheme.dim * tensor.scheme.bits % 8;
+  const auto pad_mask = static_cast<std::uint8_t>(used_bits == 0 ? 0 : 0xff << used_bits);
+  const auto step = static_cast<std::int64_t>(std::max<std::size_t>(1, kChunkBytes / code_bytes));
+  std::vector<std::uint8_t> codes(static_cast<std::size_t>(std::min(step, tensor.rows())) * code_bytes);
+  std::vector<float> norms(static_cast<std::size_t>(std::min(step, tensor.rows())));
+  for (std::int64_t first = 0; first < tensor.rows(); first += step) {
+    const std::int64_t count = std::min(step, tensor.rows() - first);
+    read_rows(tensor, first, count, codes.data(), norms.data());
+    for (std::int64_t r = 0; r < count; ++r) {
+      const auto i = static_cast<std::size_t>(r);
+      const std::string_view problem =
+          !std::isfinite(norms[i]) || std::signbit(norms[i])           ? "its norm is negative or not finite"
+          : (codes[(i + 1) * code_bytes - 1] & pad_mask) != 0          ? "its pad bits are not zero"
+                                                                       : "";
+      if (problem.empty()) continue;
+      throw Error(fmt::format("{}: {}: head {}, token {}: {}: the file is damaged or was not written by tq",
+                              file_.file().path(), tensor.name, (first + r) / tensor.tokens,
+                              (first + r) % tensor.tokens, problem));
+    }
+  }
+}
+
+void KvFile::read_rows(const PackedTensor& tensor, std::int64_t first, std::int64_t count, std::uint8_t* codes,
+                       float* norms) const {
+  const auto code_bytes = static_cast<std::uint64_t>(tensor.scheme.code_bytes());
+  const auto start = static_cast<std::uint64_t>(first);
+  const auto rows = static_cast<std::uint64_t>(count);
+  file_.read(*tensor.codes, start * code_bytes, std::as_writable_bytes(std::span(codes, rows * code_bytes)));
+  file_.read(*tensor.norms, start * sizeof(float), std::as_writable_bytes(std::span(norms, rows)));
+}
+
+}  // namespace tq

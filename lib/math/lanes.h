@@ -1,0 +1,134 @@
+// The value type V of every algorithm in lib/math, and the few operations on it that C++ has no operator for.
+//
+// On the CPU, V is a compiler vector of W floats, and lane r holds row r: W rows go through the same code at once.
+// With W = 1, and in CUDA, V is a plain float. Every operation here is exact or correctly rounded per lane, so the
+// bytes that come out do not depend on W.
+//
+// TQ_TARGET names the instruction set that a file is compiled for. It is part of every symbol's name, so that the
+// linker never merges two builds of one template and runs, say, AVX-512 code on a machine without it.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__FAST_MATH__)
+#error "lib/math decides what reaches a file: build it without fast math"
+#endif
+
+#if defined(__CUDACC__)
+#define TQ_HD __host__ __device__ __forceinline__
+#else
+#define TQ_HD inline __attribute__((always_inline))
+#endif
+
+#ifndef TQ_TARGET
+#define TQ_TARGET scalar
+#endif
+
+namespace tq::math {
+inline namespace TQ_TARGET {
+
+template <int W>
+struct VectorOf {
+  typedef float Float __attribute__((vector_size(4 * W)));
+  typedef std::int32_t Int __attribute__((vector_size(4 * W)));
+};
+template <>
+struct VectorOf<1> {
+  using Float = float;
+  using Int = std::int32_t;
+};
+
+template <int W>
+using FloatLanes = typename VectorOf<W>::Float;
+template <int W>
+using IntLanes = typename VectorOf<W>::Int;
+
+/// Lanes in V, and the integer type with the same lanes.
+template <class V>
+inline constexpr int kLanes = static_cast<int>(sizeof(V) / 4);
+template <class V>
+using IntOf = IntLanes<kLanes<V>>;
+template <class I>
+using FloatOf = FloatLanes<kLanes<I>>;
+
+/// Reads the bits of `from` as another type of the same size.
+template <class To, class From>
+TQ_HD To bits_as(const From& from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  memcpy(&to, &from, sizeof(To));
+  return to;
+}
+
+/// The value `x` in every lane.
+template <class V>
+TQ_HD V splat(float x) {
+  if constexpr (kLanes<V> == 1) {
+    return x;
+  } else {
+    return x - V{};  // x - (+0) is x, also for x = -0
+  }
+}
+template <class I>
+TQ_HD I splat_int(std::int32_t x) {
+  if constexpr (kLanes<I> == 1) {
+    return x;
+  } else {
+    return x - I{};
+  }
+}
+
+/// All bits set in the lanes where a > b, else none. False for NaN.
+template <class V>
+TQ_HD IntOf<V> mask_greater(V a, V b) {
+  if constexpr (kLanes<V> == 1) {
+    return a > b ? -1 : 0;
+  } else {
+    return a > b;
+  }
+}
+
+/// a in the lanes where the mask is set, else b.
+template <class V>
+TQ_HD V select(IntOf<V> mask, V a, V b) {
+  using I = IntOf<V>;
+  return bits_as<V>((mask & bits_as<I>(a)) | (~mask & bits_as<I>(b)));
+}
+
+/// True if the mask is set in any lane.
+template <class I>
+TQ_HD bool any(I mask) {
+  if constexpr (kLanes<I> == 1) {
+    return mask != 0;
+  } else {
+    std::int32_t all = 0;
+    for (int lane = 0; lane < kLanes<I>; ++lane) all |= mask[lane];
+    return all != 0;
+  }
+}
+
+template <class V>
+TQ_HD V absolute(V x) {
+  using I = IntOf<V>;
+  return bits_as<V>(bits_as<I>(x) & splat_int<I>(0x7fffffff));
+}
+
+/// Correctly rounded square root of each lane.
+template <class V>
+TQ_HD V square_root(V x) {
+  if constexpr (kLanes<V> == 1) {
+#if defined(__CUDA_ARCH__)
+    return __fsqrt_rn(x);
+#else
+    return __builtin_sqrtf(x);
+#endif
+  } else {
+    V root;
+    for (int lane = 0; lane < kLanes<V>; ++lane) root[lane] = __builtin_sqrtf(x[lane]);
+    return root;
+  }
+}
+
+}  // namespace TQ_TARGET
+}  // namespace tq::math

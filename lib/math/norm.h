@@ -1,0 +1,89 @@
+// Sums and the norm of a row. A sum is a pairwise tree: neighbours are added, an odd last term moves up as it is, and
+// so on until one is left. The error grows with log2(n), and a GPU's shuffles give the same tree.
+#pragma once
+
+#include "lib/math/lanes.h"
+
+namespace tq::math {
+inline namespace TQ_TARGET {
+
+/// Sum of terms[0..count) as a pairwise tree. `terms` is overwritten; count >= 1.
+template <class V>
+TQ_HD V sum_pairwise(V* terms, int count) {
+  while (count > 1) {
+    const int half = count / 2;
+    for (int i = 0; i < half; ++i) terms[i] = terms[2 * i] + terms[2 * i + 1];
+    if (count % 2 != 0) terms[half] = terms[count - 1];
+    count = half + count % 2;
+  }
+  return terms[0];
+}
+
+/// Sum of squares of x[0..dim), the same tree: three levels are done in registers where dim is a multiple of 8.
+/// `scratch` has room for dim values.
+template <class V>
+TQ_HD V sum_squares(const V* x, int dim, V* scratch) {
+  if (dim % 8 != 0) {
+    for (int i = 0; i < dim; ++i) scratch[i] = x[i] * x[i];
+    return sum_pairwise(scratch, dim);
+  }
+  for (int i = 0; i < dim; i += 8) {
+    const V* p = x + i;
+    scratch[i / 8] = ((p[0] * p[0] + p[1] * p[1]) + (p[2] * p[2] + p[3] * p[3])) +
+                     ((p[4] * p[4] + p[5] * p[5]) + (p[6] * p[6] + p[7] * p[7]));
+  }
+  return sum_pairwise(scratch, dim / 8);
+}
+
+/// A row's norm, and whether it can be coded.
+template <class V>
+struct RowNorm {
+  V norm;            ///< L2 norm, float32; 0 only for a row of zeros
+  V scale;           ///< numerator / (norm of the row as it now stands in memory); 0 for a row of zeros
+  IntOf<V> refused;  ///< set where the row holds NaN or infinity, or where its norm overflows float32
+};
+
+/// Norm of rows of which some have squares outside float32's range (those not in `usual`): they are first scaled by a
+/// power of two, which is exact. x changes to the scaled row, and `scale` belongs to that.
+template <class V>
+RowNorm<V> scaled_row_norm(V* x, int dim, float numerator, IntOf<V> usual, V* scratch) {
+  using I = IntOf<V>;
+  V largest = splat<V>(0.0f);
+  I not_finite = splat_int<I>(0);
+  for (int i = 0; i < dim; ++i) {
+    const V magnitude = absolute(x[i]);
+    largest = select(mask_greater(magnitude, largest), magnitude, largest);
+    not_finite |= ~mask_greater(splat<V>(__builtin_inff()), magnitude);
+  }
+  // The powers of two 2^-e and 2^e with e the exponent of the largest element, both kept within the normal numbers.
+  I exponent = (bits_as<I>(largest) >> 23) & 0xff;
+  exponent += mask_greater(splat<V>(0x1p-126f), largest) & 1;
+  exponent -= mask_greater(largest, splat<V>(0x1.fffffep126f)) & 1;
+  const V down = select(usual, splat<V>(1.0f), bits_as<V>((254 - exponent) << 23));
+  const V up = select(usual, splat<V>(1.0f), bits_as<V>(exponent << 23));
+  for (int i = 0; i < dim; ++i) x[i] = x[i] * down;
+
+  const V scaled = square_root(sum_squares(x, dim, scratch));
+  const V zero = splat<V>(0.0f);
+  RowNorm<V> result;
+  result.norm = scaled * up;
+  result.scale = select(mask_greater(scaled, zero), splat<V>(numerator) / scaled, zero);
+  result.refused = not_finite | ~mask_greater(splat<V>(__builtin_inff()), result.norm);
+  return result;
+}
+
+/// Norm of x[0..dim), and numerator / norm. Rows whose sum of squares is zero, tiny or infinite take the scaled path;
+/// what a lane gets does not depend on its neighbours.
+template <class V>
+TQ_HD RowNorm<V> row_norm(V* x, int dim, float numerator, V* scratch) {
+  using I = IntOf<V>;
+  const V squares = sum_squares(x, dim, scratch);
+  const I usual = mask_greater(squares, splat<V>(0x1p-80f)) &
+                  mask_greater(splat<V>(__builtin_inff()), squares);
+  if (any(~usual)) return scaled_row_norm(x, dim, numerator, usual, scratch);
+  const V norm = square_root(squares);
+  return {norm, splat<V>(numerator) / norm, splat_int<I>(0)};
+}
+
+}  // namespace TQ_TARGET
+}  // namespace tq::math

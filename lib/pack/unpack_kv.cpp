@@ -1,0 +1,85 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "lib/error.h"
+#include "lib/pack/pack_kv.h"
+
+namespace tq {
+namespace {
+
+constexpr std::int64_t kChunkBytes = std::int64_t{1} << 20;
+
+std::vector<const PackedTensor*> list_tensors(const KvFile& file) {
+  std::vector<const PackedTensor*> tensors;
+  for (const PackedLayer& layer : file.layers()) {
+    tensors.push_back(&layer.k);
+    tensors.push_back(&layer.v);
+  }
+  return tensors;
+}
+
+SafetensorsWriter plan_output(const KvFile& file, std::optional<DType> dtype) {
+  std::vector<TensorSpec> specs;
+  for (const PackedTensor* tensor : list_tensors(file)) {
+    specs.push_back(tensor->source);
+    specs.back().dtype = dtype.value_or(tensor->source.dtype);
+  }
+  return SafetensorsWriter(specs, {file.dump_metadata().begin(), file.dump_metadata().end()});
+}
+
+/// F16 and BF16 round to infinity where float32 held a finite value.
+void check_finite(const KvFile& file, const PackedTensor& tensor, DType dtype, std::int64_t first,
+                  std::span<const std::byte> rows) {
+  if (dtype == DType::kF32) return;
+  const std::uint16_t infinity = dtype == DType::kF16 ? 0x7c00 : 0x7f80;
+  for (std::size_t i = 0; i < rows.size() / 2; ++i) {
+    std::uint16_t bits = 0;
+    std::memcpy(&bits, rows.data() + 2 * i, 2);
+    if ((bits & 0x7fff) < infinity) continue;
+    const std::int64_t row = first + static_cast<std::int64_t>(i) / tensor.scheme.dim;
+    throw Error(fmt::format("{}: {}: head {}, token {}: a reconstructed value is too large for {}; use --dtype {}",
+                            file.file().file().path(), tensor.name, row / tensor.tokens, row % tensor.tokens,
+                            name_of(dtype), dtype == DType::kF16 ? "bf16 or f32" : "f32"));
+  }
+}
+
+}  // namespace
+
+std::uint64_t unpacked_bytes(const KvFile& file, std::optional<DType> dtype) {
+  return plan_output(file, dtype).total_bytes();
+}
+
+void unpack_kv(const KvFile& file, std::optional<DType> dtype, const Backend& backend, const std::string& path,
+               const RunOptions& run) {
+  SafetensorsWriter writer = plan_output(file, dtype);
+  writer.create(path, run.overwrite);
+  file.check_payload(run.threads);
+
+  // From here on the codes and norms are known to be those that were written.
+  const std::vector<const PackedTensor*> tensors = list_tensors(file);
+  for (std::size_t index = 0; index < tensors.size(); ++index) {
+    const PackedTensor& tensor = *tensors[index];
+    const DType type = dtype.value_or(tensor.source.dtype);
+    const auto row_bytes = static_cast<std::int64_t>(size_of(type)) * tensor.scheme.dim;
+    const std::int64_t step = std::max<std::int64_t>(1, kChunkBytes / row_bytes);
+    parallel_for(run.threads, (tensor.rows() + step - 1) / step, [&](std::int64_t piece) {
+      const std::int64_t first = piece * step;
+      const std::int64_t count = std::min(step, tensor.rows() - first);
+      const auto code_bytes = static_cast<std::uint64_t>(count) * static_cast<std::uint64_t>(tensor.scheme.code_bytes());
+      std::vector<std::uint8_t> codes(code_bytes);
+      std::vector<float> norms(static_cast<std::size_t>(count));
+      std::vector<std::byte> rows(static_cast<std::size_t>(count * row_bytes));
+      file.read_rows(tensor, first, count, codes.data(), norms.data());
+      backend.decode(*tensor.codec, codes.data(), norms.data(), count, type, rows.data());
+      check_finite(file, tensor, type, first, rows);
+      writer.write(index, static_cast<std::uint64_t>(first * row_bytes), rows);
+      if (run.progress) run.progress(code_bytes + norms.size() * sizeof(float));
+    });
+  }
+  writer.commit();
+}
+
+}  // namespace tq

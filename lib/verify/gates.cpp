@@ -1,0 +1,156 @@
+#include "lib/verify/gates.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <limits>
+
+namespace tq {
+namespace {
+
+/// What a gate looks at. `control` >= 0 puts that control in the place of the part.
+struct Quantity {
+  std::string name;
+  bool at_least;
+  bool of_attention;  ///< of a layer's attention under K; else of K and of V
+  std::function<std::optional<double>(const Measurement&, char part, int control)> value;
+};
+
+const PartNumbers& part_of(const Measurement& m, char part) { return part == 'k' ? m.k : m.v; }
+
+/// A codec metric: `actual` reads PartNumbers, `controlled` reads ControlNumbers.
+template <class Actual, class Controlled>
+Quantity codec_quantity(std::string name, bool at_least, Actual actual, Controlled controlled) {
+  return {std::move(name), at_least, false, [=](const Measurement& m, char part, int control) -> std::optional<double> {
+            const PartNumbers& numbers = part_of(m, part);
+            if (control < 0) return actual(numbers);
+            const auto& found = numbers.controls[static_cast<std::size_t>(control)];
+            return found ? std::optional<double>(controlled(*found, numbers)) : std::nullopt;
+          }};
+}
+
+Quantity attention_quantity(std::string name, bool at_least, double AttentionNumbers::*field) {
+  return {std::move(name), at_least, true, [=](const Measurement& m, char, int control) -> std::optional<double> {
+            const auto& found = control < 0 ? m.attention : m.k_control_attention[static_cast<std::size_t>(control)];
+            return found ? std::optional<double>((*found).*field) : std::nullopt;
+          }};
+}
+
+bool passes(const GateReport& gate, double value) { return gate.at_least ? value >= gate.limit : value <= gate.limit; }
+
+/// NaN, which stands for "not measured", is worse than anything.
+bool is_worse(bool at_least, double a, double b) {
+  if (std::isnan(a) || std::isnan(b)) return std::isnan(a) && !std::isnan(b);
+  return at_least ? a < b : a > b;
+}
+
+/// The worst value over layers (and parts), with `control` in the place of `controlled_part`.
+struct Worst {
+  double value = std::numeric_limits<double>::quiet_NaN();
+  int layer = 0;
+  char part = ' ';
+  bool found = false;           ///< there was anything to measure
+  bool control_applied = false;
+};
+
+Worst find_worst(const std::vector<LayerReport>& layers, const Quantity& q, char controlled_part, int control) {
+  Worst worst;
+  for (const LayerReport& layer : layers) {
+    for (const char part : {'k', 'v'}) {
+      if (q.of_attention && part == 'v') continue;
+      std::optional<double> value;
+      if (control >= 0 && part == controlled_part) {
+        value = q.value(layer.all, part, control);
+        worst.control_applied |= value.has_value();
+      }
+      if (!value) value = q.value(layer.all, part, -1);
+      if (!value || (worst.found && !is_worse(q.at_least, *value, worst.value))) continue;
+      worst.value = *value;
+      worst.layer = layer.index;
+      worst.part = part;
+      worst.found = true;
+    }
+  }
+  return worst;
+}
+
+GateReport judge_one(const std::vector<LayerReport>& layers, const Quantity& q, double limit) {
+  GateReport gate;
+  gate.name = q.name;
+  gate.at_least = q.at_least;
+  gate.limit = limit;
+  const Worst actual = find_worst(layers, q, ' ', -1);
+  gate.value = actual.value;
+  gate.worst_layer = actual.layer;
+  gate.worst_part = actual.part;
+  gate.passed = passes(gate, actual.value);
+  for (const char part : {'k', 'v'}) {
+    if (q.of_attention && part == 'v') continue;  // the softmax does not see V
+    for (int control = 0; control < kControls; ++control) {
+      const Worst worst = find_worst(layers, q, part, control);
+      if (!worst.control_applied) continue;
+      const bool passed = passes(gate, worst.value);
+      gate.controls.push_back({part, static_cast<Control>(control), worst.value, passed});
+      gate.sensitive = gate.sensitive && !passed;
+    }
+  }
+  return gate;
+}
+
+}  // namespace
+
+std::string_view name_of(Control control) {
+  constexpr std::string_view kNames[kControls] = {"zeros", "other_seed", "permuted_tokens", "one_bit"};
+  return kNames[static_cast<std::size_t>(control)];
+}
+
+std::string_view name_of(Verdict verdict) {
+  constexpr std::string_view kNames[] = {"PASS", "FAIL", "NOT_MEASURED"};
+  return kNames[static_cast<std::size_t>(verdict)];
+}
+
+double default_threshold(const std::vector<LayerReport>& layers) {
+  constexpr double kPublished = 0.99;
+  constexpr int kBitsForPublished = 4;
+  constexpr double kRoom = 0.005;
+  double threshold = kPublished;
+  for (const LayerReport& layer : layers) {
+    const PartNumbers& k = layer.all.k;
+    const PartNumbers& v = layer.all.v;
+    const int bits = std::min(k.bits, v.bits);
+    if (bits >= kBitsForPublished) continue;
+    for (const PartNumbers* part : {&k, &v}) {
+      if (part->bits == bits) threshold = std::min(threshold, std::sqrt(1.0 - part->distortion) - kRoom);
+    }
+  }
+  return threshold;
+}
+
+std::vector<GateReport> judge(const std::vector<LayerReport>& layers, const GateOptions& options) {
+  std::vector<GateReport> gates;
+  const auto add = [&](const Quantity& quantity, std::optional<double> limit) {
+    if (limit) gates.push_back(judge_one(layers, quantity, *limit));
+  };
+  add(codec_quantity("threshold", true, [](const PartNumbers& n) { return n.cosine_flattened; },
+                     [](const ControlNumbers& c, const PartNumbers&) { return c.cosine_flattened; }),
+      options.threshold.value_or(default_threshold(layers)));
+  add(codec_quantity("min-token-cosine", true, [](const PartNumbers& n) { return n.cosine_min; },
+                     [](const ControlNumbers& c, const PartNumbers&) { return c.cosine_min; }),
+      options.min_token_cosine);
+  add(codec_quantity("max-rel-mse-ratio", false, [](const PartNumbers& n) { return n.mse_ratio; },
+                     [](const ControlNumbers& c, const PartNumbers& n) { return c.relative_mse / n.distortion; }),
+      options.max_rel_mse_ratio);
+  add(attention_quantity("max-attention-kl", false, &AttentionNumbers::kl_mean), options.max_attention_kl);
+  add(attention_quantity("min-attention-top1", true, &AttentionNumbers::top1_agreement), options.min_attention_top1);
+  return gates;
+}
+
+Verdict overall_verdict(const std::vector<GateReport>& gates) {
+  const auto failed = [](const GateReport& gate) { return !gate.passed; };
+  const auto insensitive = [](const GateReport& gate) { return !gate.sensitive; };
+  if (std::any_of(gates.begin(), gates.end(), failed)) return Verdict::kFail;
+  if (std::any_of(gates.begin(), gates.end(), insensitive)) return Verdict::kNotMeasured;
+  return Verdict::kPass;
+}
+
+}  // namespace tq

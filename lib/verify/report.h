@@ -1,0 +1,126 @@
+// What verify found, as plain numbers: filled by measure_kv.cpp, judged by gates.cpp, printed by report_json.cpp and the
+// command line. NaN stands for "not measured".
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "lib/scheme.h"
+
+namespace tq {
+
+/// What is put in the place of the reconstruction to see whether a gate notices.
+enum class Control {
+  kZeros,      ///< all zeros; its cosine is 0 by definition
+  kOtherSeed,  ///< the right codes, decoded with the rotation of another seed
+  kPermuted,   ///< the tokens of each head in another order (16 tokens or more)
+  kOneBit,     ///< the same rows at 1 bit (schemes of 2 bits or more)
+};
+inline constexpr int kControls = 4;
+std::string_view name_of(Control control);
+
+/// Other sign seeds under which the same rows are measured: one fixed rotation of one tensor is a single draw of what
+/// Theorem 1 bounds in expectation.
+inline constexpr int kOtherSeeds = 8;
+
+struct ControlNumbers {
+  double cosine_flattened;
+  double cosine_min;
+  double relative_mse;
+};
+
+/// K or V of a layer, or of one head. Every metric's formula: lib/measure/error_stats.h.
+struct PartNumbers {
+  int bits = 0;
+  int dim = 0;
+  double distortion = 0;  ///< D of the codebook in use
+  std::int64_t rows = 0;
+  double relative_mse = 0;
+  double mse_ratio = 0;  ///< relative_mse / D
+  double other_seeds_mean = 0, other_seeds_min = 0, other_seeds_max = 0;  ///< mse_ratio under the other seeds
+  double bound_ratio = 0;  ///< relative_mse over Theorem 1's bound
+  double bits_lost = 0;    ///< 0.5 log2(relative_mse 4^bits)
+  double cosine_flattened = 0, cosine_mean = 0, cosine_p1 = 0, cosine_min = 0;
+  double norm_bias = 0;
+  std::int64_t worst_row = -1;  ///< of cosine_min: head * tokens + token (of one head: token)
+  std::array<std::optional<ControlNumbers>, kControls> controls;
+};
+
+/// Formulas: lib/measure/attention_stats.h.
+struct AttentionNumbers {
+  std::int64_t queries = 0;
+  double logit_rmse = 0, kl_mean = 0, kl_p99 = 0, kl_max = 0, top1_agreement = 0;
+  double output_relative_error = 0, output_cosine_mean = 0;
+};
+
+/// The head that is worst in each respect.
+struct KeyHealthNumbers {
+  double mean_energy_share = 0;
+  std::int64_t mean_head = 0;
+  double channel_rms_ratio = 0;
+  std::int64_t channel_head = 0;
+  int channel = 0;
+};
+
+struct Measurement {
+  PartNumbers k, v;
+  std::optional<AttentionNumbers> attention;
+  std::array<std::optional<AttentionNumbers>, kControls> k_control_attention;
+  KeyHealthNumbers health;
+};
+
+struct LayerReport {
+  int index = 0;
+  std::int64_t kv_heads = 0;
+  std::int64_t tokens = 0;
+  std::int64_t query_heads = 0;
+  double attention_scale = 0;
+  Measurement all;                 ///< over all heads
+  std::vector<Measurement> heads;  ///< one a head
+};
+
+enum class Verdict { kPass, kFail, kNotMeasured };
+std::string_view name_of(Verdict verdict);  ///< "PASS", "FAIL", "NOT_MEASURED"
+
+/// A gate's value with one control in place of K or of V.
+struct GateControl {
+  char part = 'k';
+  Control control = Control::kZeros;
+  double value = 0;
+  bool passed = false;  ///< true: the gate did not notice
+};
+
+struct GateReport {
+  std::string name;     ///< the option without its dashes, such as "threshold"
+  bool at_least = true; ///< passes where value >= limit, else where value <= limit
+  double limit = 0;
+  double value = 0;     ///< the worst over layers, and over K and V where both are concerned
+  int worst_layer = 0;
+  char worst_part = ' ';
+  bool passed = false;
+  bool sensitive = true;  ///< no control passes it
+  std::vector<GateControl> controls;
+};
+
+struct VerifyReport {
+  std::string source_kind;  ///< "kv", "packed" or "synthetic"
+  std::string source_path;
+  std::string packed_path;  ///< of "packed"
+  std::string model;        ///< as the dump names it, else the path
+  std::string backend;
+  Scheme k_scheme, v_scheme;  ///< of the first layer
+  std::vector<LayerReport> layers;
+  double threshold = 0;
+  bool threshold_is_default = false;
+  std::vector<GateReport> gates;
+  std::vector<std::string> warnings;
+  std::uint64_t dump_bytes = 0;    ///< K and V as they came, or 16-bit values for synthetic rows
+  std::uint64_t packed_bytes = 0;  ///< codes and norms
+  Verdict verdict = Verdict::kNotMeasured;
+};
+
+}  // namespace tq

@@ -1,0 +1,149 @@
+#include "lib/verify/report_json.h"
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+namespace tq {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
+
+Json part_json(const PartNumbers& n) {
+  Json json = {{"bits", n.bits},
+               {"dim", n.dim},
+               {"rows", n.rows},
+               {"distortion", number(n.distortion)},
+               {"relative_mse", number(n.relative_mse)},
+               {"mse_ratio", number(n.mse_ratio)},
+               {"mse_ratio_other_seeds",
+                {{"mean", number(n.other_seeds_mean)}, {"min", number(n.other_seeds_min)}, {"max", number(n.other_seeds_max)}}},
+               {"bound_ratio", number(n.bound_ratio)},
+               {"bits_lost_to_shannon", number(n.bits_lost)},
+               {"cosine_flattened", number(n.cosine_flattened)},
+               {"cosine_mean", number(n.cosine_mean)},
+               {"cosine_p1", number(n.cosine_p1)},
+               {"cosine_min", number(n.cosine_min)},
+               {"norm_bias", number(n.norm_bias)},
+               {"worst_row", n.worst_row}};
+  Json controls = Json::object();
+  for (int i = 0; i < kControls; ++i) {
+    const auto& control = n.controls[static_cast<std::size_t>(i)];
+    if (!control) continue;
+    controls[std::string(name_of(static_cast<Control>(i)))] = {{"cosine_flattened", number(control->cosine_flattened)},
+                                                               {"cosine_min", number(control->cosine_min)},
+                                                               {"relative_mse", number(control->relative_mse)}};
+  }
+  json["controls"] = std::move(controls);
+  return json;
+}
+
+Json attention_json(const std::optional<AttentionNumbers>& a) {
+  if (!a) return nullptr;
+  return {{"queries", a->queries},
+          {"logit_rmse", number(a->logit_rmse)},
+          {"kl_mean", number(a->kl_mean)},
+          {"kl_p99", number(a->kl_p99)},
+          {"kl_max", number(a->kl_max)},
+          {"top1_agreement", number(a->top1_agreement)},
+          {"output_relative_error", number(a->output_relative_error)},
+          {"output_cosine_mean", number(a->output_cosine_mean)}};
+}
+
+Json measurement_json(const Measurement& m) {
+  return {{"k", part_json(m.k)},
+          {"v", part_json(m.v)},
+          {"attention", attention_json(m.attention)},
+          {"key_health",
+           {{"mean_energy_share", number(m.health.mean_energy_share)},
+            {"mean_head", m.health.mean_head},
+            {"channel_rms_ratio", number(m.health.channel_rms_ratio)},
+            {"channel_head", m.health.channel_head},
+            {"channel", m.health.channel}}}};
+}
+
+Json layer_json(const LayerReport& layer) {
+  Json json = {{"layer", layer.index},
+               {"kv_heads", layer.kv_heads},
+               {"tokens", layer.tokens},
+               {"query_heads", layer.query_heads},
+               {"attention_scale", number(layer.attention_scale)}};
+  json.update(measurement_json(layer.all));
+  json["heads"] = Json::array();
+  for (const Measurement& head : layer.heads) json["heads"].push_back(measurement_json(head));
+  return json;
+}
+
+Json gate_json(const GateReport& gate) {
+  Json json = {{"name", gate.name},
+               {"passes_if", gate.at_least ? "value >= limit" : "value <= limit"},
+               {"limit", number(gate.limit)},
+               {"value", number(gate.value)},
+               {"worst_layer", gate.worst_layer},
+               {"worst_part", std::string(1, gate.worst_part)},
+               {"passed", gate.passed},
+               {"sensitive", gate.sensitive},
+               {"controls", Json::array()}};
+  for (const GateControl& c : gate.controls) {
+    json["controls"].push_back({{"part", std::string(1, c.part)},
+                                {"control", std::string(name_of(c.control))},
+                                {"value", number(c.value)},
+                                {"passed", c.passed}});
+  }
+  return json;
+}
+
+bool all_sensitive(const VerifyReport& report) {
+  for (const GateReport& gate : report.gates) {
+    if (!gate.sensitive) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+std::string format_report_json(const VerifyReport& report, int exit_code) {
+  const int k_bits = report.k_scheme.bits;
+  const int v_bits = report.v_scheme.bits;
+  const bool validated = report.source_kind != "synthetic" && all_sensitive(report);
+  Json per_layer = Json::array();
+  double least = 1.0;
+  for (const LayerReport& layer : report.layers) {
+    const double cosine = std::fmin(layer.all.k.cosine_flattened, layer.all.v.cosine_flattened);
+    per_layer.push_back(number(cosine));
+    least = std::fmin(least, cosine);
+  }
+
+  Json json;
+  json["schema_version"] = kVerifySchemaVersion;
+  json["model"] = report.model;
+  json["bits"] = k_bits == v_bits ? Json(k_bits) : Json(nullptr);
+  json["k_bits"] = k_bits;
+  json["v_bits"] = v_bits;
+  json["status"] = std::string(name_of(report.verdict));
+  json["exit_code"] = exit_code;
+  json["validation"] = validated ? "VALIDATED" : "UNVALIDATED";
+  json["threshold"] = number(report.threshold);
+  json["threshold_is_default"] = report.threshold_is_default;
+  json["per_layer_cosine"] = std::move(per_layer);
+  json["min_cosine"] = number(least);
+  json["versions"] = {{"tq", TQ_VERSION}, {"turboquant_vllm", nullptr}, {"transformers", nullptr}, {"torch", nullptr}};
+  json["source"] = {{"kind", report.source_kind},
+                    {"path", report.source_path.empty() ? Json(nullptr) : Json(report.source_path)},
+                    {"packed", report.packed_path.empty() ? Json(nullptr) : Json(report.packed_path)},
+                    {"model_independent", report.source_kind == "synthetic"}};
+  json["backend"] = report.backend;
+  json["schemes"] = {{"k", format_scheme(report.k_scheme)}, {"v", format_scheme(report.v_scheme)}};
+  json["bytes"] = {{"source", report.dump_bytes},
+                   {"packed", report.packed_bytes},
+                   {"ratio", number(static_cast<double>(report.dump_bytes) / static_cast<double>(report.packed_bytes))}};
+  json["gates"] = Json::array();
+  for (const GateReport& gate : report.gates) json["gates"].push_back(gate_json(gate));
+  json["layers"] = Json::array();
+  for (const LayerReport& layer : report.layers) json["layers"].push_back(layer_json(layer));
+  json["warnings"] = report.warnings;
+  return json.dump(2);
+}
+
+}  // namespace tq

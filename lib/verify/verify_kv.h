@@ -1,0 +1,32 @@
+// verify: what to measure, and what the numbers mean.
+#pragma once
+
+#include <string>
+
+#include "lib/verify/gates.h"
+#include "lib/verify/measure_kv.h"
+
+namespace tq {
+
+struct VerifyOptions {
+  int k_bits = 4;
+  int v_bits = 4;
+  RotationKind rotation = RotationKind::kRht2;
+  std::uint32_t k_seed = kDefaultSeed;
+  std::uint32_t v_seed = kDefaultSeed;
+  GateOptions gates;
+  MeasureOptions measure;
+};
+
+/// Compresses the dump in memory and compares. Error: attention gates without queries in the dump, and those of reading.
+VerifyReport verify_dump(const KvDump& dump, const VerifyOptions& options, const Backend& backend);
+
+/// Compares what is really in a file with the dump that it was made from; the scheme options are the file's. Error: the
+/// two differ in layers, heads, tokens or dims.
+VerifyReport verify_packed(const KvFile& packed, const KvDump& dump, const VerifyOptions& options,
+                           const Backend& backend);
+
+/// Gaussian rows: says something of the codec, and nothing of any model. Gates the ratio to D at 1.1 unless told.
+VerifyReport verify_synthetic(const SyntheticShape& shape, const VerifyOptions& options, const Backend& backend);
+
+}  // namespace tq
