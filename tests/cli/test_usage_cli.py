@@ -1,0 +1,201 @@
+"""The front door: help, version, wrong usage (exit 2), and a stdout that cannot be written (exit 3)."""
+import os
+import re
+
+import helpers
+from helpers import COULD_NOT, USAGE, CliTest
+
+COMMANDS = ("codebook", "pack-kv", "unpack-kv", "inspect", "verify")
+
+
+class Help(CliTest):
+    def test_help_lists_every_command(self):
+        for flag in ("--help", "-h"):
+            text = self.tq(flag).stdout
+            for command in COMMANDS:
+                self.assertRegex(text, rf"(?m)^  {command} ")
+            for code in "0123":
+                self.assertRegex(text, rf"Exit codes:.*\b{code}\b")
+
+    def test_version(self):
+        self.assertRegex(self.tq("--version").stdout, r"^tq \d+\.\d+\.\d+\n$")
+
+    def test_help_of_each_command_has_an_example_that_calls_it(self):
+        for command in COMMANDS:
+            done = self.tq(command, "--help")
+            self.assertRegex(done.stdout, rf"Examples?: +tq {command} ")
+            self.assertEqual(done.stderr, "")
+
+    def test_help_names_units_ranges_and_defaults(self):
+        for command, words in {
+            "codebook": ["8..1024", "1..8", "=beta", "=table", "14 files"],
+            "pack-kv": ["1..8", "=4", "=rht2", "0..2^32-1", "=42", "1..1024", "[kv_heads, tokens, head_dim]", "F32"],
+            "unpack-kv": ["f32", "f16", "bf16", "default", "1..1024"],
+            "inspect": ["1..1024", "--json"],
+            "verify": ["-1..1", "0..1", "nats", "=512", "=128", "=1024", "8..1024", "default", "Exit codes"],
+        }.items():
+            text = self.tq(command, "--help").stdout
+            for word in words:
+                self.assertIn(word, text, command)
+
+    def test_each_integer_option_names_its_range_in_words(self):
+        for command in COMMANDS:
+            text = self.tq(command, "--help").stdout
+            for name, words in re.findall(r"(?m)^  (--[\w-]+) U?INT\S*.*\n {20,}(.*)", text):
+                with self.subTest(command=command, name=name):
+                    self.assertRegex(words, r"\d\.\.")
+
+    def test_files_that_help_speaks_of_are_there(self):
+        root = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
+        for command in COMMANDS:
+            for name in re.findall(r"docs/[\w./-]+\w", self.tq(command, "--help").stdout):
+                with self.subTest(command=command, name=name):
+                    self.assertTrue(os.path.exists(os.path.join(root, name)))
+
+
+class Usage(CliTest):
+    """What the command line alone decides: exit 2, one line, before any file is looked at."""
+
+    def test_no_command_points_to_help(self):
+        self.refused(USAGE, ["--help"])
+
+    def test_unknown_command_is_named(self):
+        self.refused(USAGE, ["compress"], "compress")
+
+    def test_unknown_option_is_named(self):
+        self.refused(USAGE, ["--frobnicate"], "--frobnicate")
+        for command in COMMANDS:
+            self.refused(USAGE, ["--frobnicate"], command, "x", "-o", "y", "--frobnicate")
+
+    def test_missing_arguments_are_named(self):
+        for words, args in (
+            (["IN"], ["pack-kv", "-o", "x.tq3"]),
+            (["output"], ["pack-kv", "dump"]),
+            (["IN"], ["unpack-kv", "-o", "x"]),
+            (["output"], ["unpack-kv", "x.tq3"]),
+            (["FILE"], ["inspect"]),
+            (["--kv", "--packed", "--against", "--synthetic"], ["verify"]),
+            (["--dim"], ["codebook"]),
+            (["--bits"], ["codebook", "--dim", "128"]),
+        ):
+            self.refused(USAGE, words, *args)
+
+    def test_surplus_arguments_are_named(self):
+        for args in (["codebook", "--dim", "8", "--bits", "1", "surplus"], ["pack-kv", "dump", "surplus", "-o", "x"],
+                     ["unpack-kv", "x.tq3", "surplus", "-o", "y"], ["inspect", "x", "surplus"],
+                     ["verify", "--synthetic", "surplus"]):
+            self.refused(USAGE, ["surplus"], *args)
+
+    def test_integer_options_just_out_of_range(self):
+        pack = ["pack-kv", "missing", "-o", "x.tq3"]
+        synthetic = ["verify", "--synthetic"]
+        for args, option, below, above in (
+            (["codebook", "--bits", 3], "--dim", 0, 1025),
+            (["codebook", "--dim", 128], "--bits", 0, 9),
+            (pack, "--bits", 0, 9),
+            (pack + ["--v-bits", 4], "--k-bits", 0, 9),
+            (pack + ["--k-bits", 4], "--v-bits", 0, 9),
+            (pack, "--k-seed", -1, 2**32),
+            (pack, "--v-seed", -1, 2**32),
+            (pack, "--threads", 0, 1025),
+            (["unpack-kv", "missing", "-o", "x"], "--threads", 0, 1025),
+            (["inspect", "missing"], "--threads", 0, 1025),
+            (synthetic, "--dim", 7, 1025),
+            (synthetic, "--tokens", 0, 1000001),
+            (synthetic, "--heads", 0, 1025),
+            (synthetic, "--layers", 0, 1025),
+            (synthetic, "--seed", -1, 2**32),
+            (synthetic, "--bits", 0, 9),
+            (synthetic, "--threads", 0, 1025),
+            (synthetic, "--attention-queries", 0, 1000001),
+        ):
+            for value in (below, above, "x", "1.5", ""):
+                with self.subTest(args=args, option=option, value=value):
+                    self.refused(USAGE, [option], *args, f"{option}={value}")
+
+    def test_gate_limits_just_out_of_range(self):
+        for option, wrong in (("--threshold", ("-1.0001", "1.0001")), ("--min-token-cosine", ("-1.0001", "1.0001")),
+                              ("--max-rel-mse-ratio", ("-0.0001",)), ("--max-attention-kl", ("-0.0001",)),
+                              ("--min-attention-top1", ("-0.0001", "1.0001"))):
+            for value in (*wrong, "x", "", "nan", "NaN"):
+                with self.subTest(option=option, value=value):
+                    line = self.refused(USAGE, [option], "verify", "--kv", "missing", f"{option}={value}")
+                    self.assertLess(len(line), 300, "a line that nobody reads")
+
+    def test_words_out_of_the_list_are_answered_with_the_list(self):
+        for words, args in (
+            (["beta", "gaussian"], ["codebook", "--dim", 8, "--bits", 1, "--density", "normal"]),
+            (["table", "json", "c"], ["codebook", "--dim", 8, "--bits", 1, "--format", "yaml"]),
+            (["rht2", "qr"], ["pack-kv", "missing", "-o", "x.tq3", "--rotation", "RHT2"]),
+            (["f32", "f16", "bf16"], ["unpack-kv", "missing", "-o", "x", "--dtype", "f64"]),
+        ):
+            self.refused(USAGE, words, *args)
+
+    def test_options_that_do_not_go_together(self):
+        pack = ["pack-kv", "missing", "-o", "x.tq3"]
+        packed = ["verify", "--packed", "missing", "--against", "missing"]
+        for words, args in (
+            (["--k-bits", "--v-bits"], pack + ["--k-bits", 4]),
+            (["--k-bits", "--v-bits"], pack + ["--v-bits", 4]),
+            (["--bits", "--k-bits"], pack + ["--bits", 4, "--k-bits", 4, "--v-bits", 4]),
+            (["--all"], ["codebook", "--all", "--dim", 128, "-o", "d"]),
+            (["--all"], ["codebook", "--all", "--bits", 3, "-o", "d"]),
+            (["--all"], ["codebook", "--all", "--density", "beta", "-o", "d"]),
+            (["--all"], ["codebook", "--all", "--format", "c", "-o", "d"]),
+            (["--all", "-o"], ["codebook", "--all"]),
+            (["exactly one"], ["verify", "--kv", "missing", "--synthetic"]),
+            (["exactly one"], packed + ["--kv", "missing"]),
+            (["exactly one"], packed + ["--synthetic"]),
+            (["--against"], ["verify", "--packed", "missing"]),
+            (["--packed"], ["verify", "--against", "missing"]),
+            (["--packed"], ["verify", "--kv", "missing", "--against", "missing"]),
+            (["--bits"], packed + ["--bits", 4]),
+            (["--k-bits"], packed + ["--k-bits", 4, "--v-bits", 4]),
+            (["--rotation"], packed + ["--rotation", "qr"]),
+            (["--k-seed"], packed + ["--k-seed", 1]),
+            (["--v-seed"], packed + ["--v-seed", 1]),
+            (["--dim", "--synthetic"], ["verify", "--kv", "missing", "--dim", 64]),
+            (["--seed", "--synthetic"], ["verify", "--kv", "missing", "--seed", 1]),
+            (["--max-attention-kl"], ["verify", "--synthetic", "--max-attention-kl", 1]),
+            (["--min-attention-top1"], ["verify", "--synthetic", "--min-attention-top1", 0.5]),
+        ):
+            with self.subTest(args=args):
+                self.refused(USAGE, words, *args)
+
+    def test_empty_paths_and_stdout_are_no_output(self):
+        dump = self.dump(layers=1, heads=1, tokens=1, dim=8)
+        for path in ("", "-", "/dev/stdout"):
+            for args in (["codebook", "--dim", 8, "--bits", 1], ["codebook", "--all"], ["pack-kv", dump]):
+                if (args[1], path) == ("--all", "/dev/stdout"):
+                    continue  # an odd name for a directory, but what is there decides
+                with self.subTest(args=args, path=path):
+                    self.refused(USAGE, [], *args, "-o", path)
+
+    def test_an_option_given_twice(self):
+        self.refused(USAGE, ["--dim"], "codebook", "--dim", 128, "--dim", 64, "--bits", 3)
+
+
+class FullStdout(CliTest):
+    def test_a_full_disk_is_no_success(self):
+        dump = self.dump(layers=1, heads=1, tokens=4, dim=8)
+        for args in (["codebook", "--dim", 8, "--bits", 3], ["codebook", "--dim", 1024, "--bits", 8, "--format", "json"],
+                     ["inspect", dump], ["inspect", dump, "--json"], ["pack-kv", dump, "-o", "x.tq3", "--dry-run"],
+                     ["verify", "--kv", dump, "--quiet"], ["verify", "--kv", dump, "--json", "--quiet"],
+                     ["verify", "--kv", dump, "--threshold", 1, "--quiet"], ["--help"], ["--version"],
+                     ["verify", "--help"]):
+            with self.subTest(args=args), open("/dev/full", "wb") as full:
+                self.assertIn("stdout", self.tq(*args, code=COULD_NOT, stdout=full).stderr)
+
+    def test_messages_never_reach_stdout(self):
+        dump = self.dump(layers=1, heads=1, tokens=4, dim=8)
+        self.assertEqual(self.tq("pack-kv", dump, "-o", "x.tq3").stdout, "")
+        self.assertEqual(self.tq("unpack-kv", "x.tq3", "-o", "y").stdout, "")
+        done = self.tq("pack-kv", dump, "-o", "z.tq3", "--quiet")
+        self.assertEqual((done.stdout, done.stderr), ("", ""))
+        done = self.tq("unpack-kv", "z.tq3", "-o", "w", "--quiet")
+        self.assertEqual((done.stdout, done.stderr), ("", ""))
+        self.assertNotIn("\r", self.tq("verify", "--synthetic", "--layers", 1).stderr)
+
+
+if __name__ == "__main__":
+    helpers.main()
