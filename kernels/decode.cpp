@@ -12,7 +12,7 @@ using I = math::IntLanes<TQ_LANES>;
 /// What one call works in, on the stack: at most 340 KB.
 struct Buffers {
   alignas(64) V x[math::kMaxDim];
-  alignas(64) V scratch[math::kScratch];
+  alignas(64) V scratch[math::kRotationScratch];
   alignas(64) I words[math::kMaxDim];
   alignas(64) std::uint8_t tail_rows[TQ_LANES * math::kMaxDim * 4];
   alignas(64) std::uint8_t tail_codes[TQ_LANES * math::kMaxDim];
@@ -20,18 +20,18 @@ struct Buffers {
 
 template <int Bits>
 void decode_block(const DecodeArgs& args, const std::uint8_t* codes, const float* norms, std::uint8_t* rows,
-                  Buffers& b) {
+                  const math::LevelTable<Bits, V>& level_of, Buffers& b) {
   const int dim = args.rotation.dim;
   const int bytes = math::row_bytes(dim, Bits);
   math::load_words(codes, bytes, bytes, b.words);
   V norm;
   memcpy(&norm, norms, sizeof(V));
-  math::decode_row<Bits>(b.words, norm, args.rotation, *args.codebook, b.x, b.scratch);
+  math::decode_row<Bits>(b.words, norm, args.rotation, level_of, b.x, b.scratch);
   math::store_rows(args.dtype, b.x, dim, b.words, rows);
 }
 
 template <int Bits>
-void decode_tail(const DecodeArgs& args, std::int64_t start, Buffers& b) {
+void decode_tail(const DecodeArgs& args, std::int64_t start, const math::LevelTable<Bits, V>& level_of, Buffers& b) {
   const auto rows_left = static_cast<std::size_t>(args.count - start);
   const std::size_t target_bytes = static_cast<std::size_t>(args.rotation.dim) * size_of(args.dtype);
   const auto code_bytes = static_cast<std::size_t>(math::row_bytes(args.rotation.dim, Bits));
@@ -41,20 +41,21 @@ void decode_tail(const DecodeArgs& args, std::int64_t start, Buffers& b) {
   memset(codes, 0, TQ_LANES * code_bytes);
   memcpy(codes, args.codes + static_cast<std::size_t>(start) * code_bytes, rows_left * code_bytes);
   memcpy(norms, args.norms + start, rows_left * sizeof(float));
-  decode_block<Bits>(args, codes, norms, rows, b);
+  decode_block<Bits>(args, codes, norms, rows, level_of, b);
   memcpy(args.rows + static_cast<std::size_t>(start) * target_bytes, rows, rows_left * target_bytes);
 }
 
 template <int Bits>
 void decode_all(const DecodeArgs& args) {
   Buffers buffers;
+  const math::LevelTable<Bits, V> level_of(*args.codebook);
   const std::int64_t target_bytes = args.rotation.dim * static_cast<std::int64_t>(size_of(args.dtype));
   const std::int64_t code_bytes = math::row_bytes(args.rotation.dim, Bits);
   std::int64_t row = 0;
   for (; row + TQ_LANES <= args.count; row += TQ_LANES) {
-    decode_block<Bits>(args, args.codes + row * code_bytes, args.norms + row, args.rows + row * target_bytes, buffers);
+    decode_block<Bits>(args, args.codes + row * code_bytes, args.norms + row, args.rows + row * target_bytes, level_of, buffers);
   }
-  if (row < args.count) decode_tail<Bits>(args, row, buffers);
+  if (row < args.count) decode_tail<Bits>(args, row, level_of, buffers);
 }
 
 }  // namespace

@@ -13,7 +13,7 @@ using I = math::IntLanes<TQ_LANES>;
 /// What one call works in, on the stack: at most 340 KB.
 struct Buffers {
   alignas(64) V x[math::kMaxDim];
-  alignas(64) V scratch[math::kScratch];
+  alignas(64) V scratch[math::kRotationScratch];
   alignas(64) I words[math::kMaxDim];
   alignas(64) std::uint8_t tail_rows[TQ_LANES * math::kMaxDim * 4];
   alignas(64) std::uint8_t tail_codes[TQ_LANES * math::kMaxDim];
@@ -21,10 +21,10 @@ struct Buffers {
 
 /// Codes exactly TQ_LANES rows. Returns the first lane that is refused, or -1.
 template <int Bits>
-int encode_block(const EncodeArgs& args, const std::uint8_t* rows, std::uint8_t* codes, float* norms, Buffers& b) {
+int encode_block(const EncodeArgs& args, const std::uint8_t* rows, std::uint8_t* codes, float* norms, const math::CodeFinder<Bits, V>& find_code, Buffers& b) {
   const int dim = args.rotation.dim;
   math::load_rows(args.dtype, rows, dim, b.words, b.x);
-  const auto row = math::encode_row<Bits>(b.x, args.rotation, *args.codebook, b.words, b.scratch);
+  const auto row = math::encode_row<Bits>(b.x, args.rotation, find_code, b.words, b.scratch);
   memcpy(norms, &row.norm, sizeof(V));
   const int bytes = math::row_bytes(dim, Bits);
   math::store_words(b.words, codes, bytes, bytes);
@@ -38,7 +38,7 @@ int encode_block(const EncodeArgs& args, const std::uint8_t* rows, std::uint8_t*
 
 /// The last rows, fewer than TQ_LANES: padded with rows of zeros.
 template <int Bits>
-int encode_tail(const EncodeArgs& args, std::int64_t start, Buffers& b) {
+int encode_tail(const EncodeArgs& args, std::int64_t start, const math::CodeFinder<Bits, V>& find_code, Buffers& b) {
   const std::int64_t left = args.count - start;
   const std::size_t source_bytes = static_cast<std::size_t>(args.rotation.dim) * size_of(args.dtype);
   const auto code_bytes = static_cast<std::size_t>(math::row_bytes(args.rotation.dim, Bits));
@@ -48,7 +48,7 @@ int encode_tail(const EncodeArgs& args, std::int64_t start, Buffers& b) {
   float norms[TQ_LANES];
   memset(rows, 0, TQ_LANES * source_bytes);
   memcpy(rows, args.rows + static_cast<std::size_t>(start) * source_bytes, rows_left * source_bytes);
-  const int refused = encode_block<Bits>(args, rows, codes, norms, b);
+  const int refused = encode_block<Bits>(args, rows, codes, norms, find_code, b);
   memcpy(args.codes + static_cast<std::size_t>(start) * code_bytes, codes, rows_left * code_bytes);
   memcpy(args.norms + start, norms, rows_left * sizeof(float));
   return refused;
@@ -57,16 +57,17 @@ int encode_tail(const EncodeArgs& args, std::int64_t start, Buffers& b) {
 template <int Bits>
 std::int64_t encode_all(const EncodeArgs& args) {
   Buffers buffers;
+  const math::CodeFinder<Bits, V> find_code(*args.codebook);
   const std::int64_t source_bytes = args.rotation.dim * static_cast<std::int64_t>(size_of(args.dtype));
   const std::int64_t code_bytes = math::row_bytes(args.rotation.dim, Bits);
   std::int64_t row = 0;
   for (; row + TQ_LANES <= args.count; row += TQ_LANES) {
     const int refused = encode_block<Bits>(args, args.rows + row * source_bytes, args.codes + row * code_bytes,
-                                           args.norms + row, buffers);
+                                           args.norms + row, find_code, buffers);
     if (refused >= 0) return row + refused;
   }
   if (row == args.count) return -1;
-  const int refused = encode_tail<Bits>(args, row, buffers);
+  const int refused = encode_tail<Bits>(args, row, find_code, buffers);
   return refused < 0 ? -1 : row + refused;
 }
 

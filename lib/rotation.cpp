@@ -133,12 +133,13 @@ Rotation::Rotation(RotationKind kind, std::uint32_t seed, int dim) : dim_(dim) {
   if (is_dense(kind, dim)) {
     mixing_ = math::Mixing::kDense;
     matrix_ = haar_matrix(seed, dim);
+    draw_signs(seed);
     return;
   }
   mixing_ = math::Mixing::kHadamard;
   m_ = hadamard_order(dim);
   if (m_ > 1) matrix_ = paley_matrix(m_);
-  draw_signs(kind, seed);
+  draw_signs(seed);
 }
 
 Rotation::Rotation(RotationKind kind, std::uint32_t seed, int dim, std::vector<float> matrix, const std::string& where)
@@ -151,7 +152,7 @@ Rotation::Rotation(RotationKind kind, std::uint32_t seed, int dim, std::vector<f
     throw Error(fmt::format("{}: the rotation matrix has {} values, and {} x {} are needed", where, matrix_.size(),
                             order, order));
   }
-  if (!dense) draw_signs(kind, seed);
+  draw_signs(seed);
   if (matrix_.empty()) return;
   for (const float entry : matrix_) {
     if (!dense && entry != 1.0f && entry != -1.0f) {
@@ -166,15 +167,18 @@ int Rotation::matrix_order() const {
   return m_ > 1 ? m_ : 0;
 }
 
-void Rotation::draw_signs(RotationKind, std::uint32_t seed) {
+void Rotation::draw_signs(std::uint32_t seed) {
+  signs1_.assign(static_cast<std::size_t>(dim_), 0);
+  signs2_ = signs1_;
+  if (mixing_ != math::Mixing::kHadamard) return;
   signs1_ = draw_sign_bits(seed, dim_);
   signs2_ = draw_sign_bits(seed, dim_, dim_);
 }
 
 math::RotationView Rotation::view() const {
   math::RotationView view{};
-  view.signs1 = signs1_.empty() ? nullptr : signs1_.data();
-  view.signs2 = signs2_.empty() ? nullptr : signs2_.data();
+  view.signs1 = signs1_.data();
+  view.signs2 = signs2_.data();
   view.matrix = matrix_.empty() ? nullptr : matrix_.data();
   view.dim = dim_;
   view.m = m_;

@@ -45,7 +45,7 @@ class Rotation {
   math::RotationView view() const;
 
  private:
-  void draw_signs(RotationKind kind, std::uint32_t seed);
+  void draw_signs(std::uint32_t seed);
 
   int dim_;
   int m_ = 1;

@@ -98,13 +98,14 @@ TEST_CASE("a sum is a pairwise tree, an odd last term moves up") {
 
 TEST_CASE("ties go to the lower code") {
   const Codebook book = make_codebook(std::vector<float>{-3.0f, -1.0f, 1.0f, 3.0f});
-  CHECK(math::find_code<2>(-2.0f, book.edges) == 0);
-  CHECK(math::find_code<2>(std::nextafter(-2.0f, 0.0f), book.edges) == 1);
-  CHECK(math::find_code<2>(0.0f, book.edges) == 1);
-  CHECK(math::find_code<2>(-0.0f, book.edges) == 1);
-  CHECK(math::find_code<2>(2.0f, book.edges) == 2);
-  CHECK(math::find_code<2>(1e30f, book.edges) == 3);
-  CHECK(math::find_code<2>(-1e30f, book.edges) == 0);
+  const math::CodeFinder<2, float> find_code(book);
+  CHECK(find_code(-2.0f) == 0);
+  CHECK(find_code(std::nextafter(-2.0f, 0.0f)) == 1);
+  CHECK(find_code(0.0f) == 1);
+  CHECK(find_code(-0.0f) == 1);
+  CHECK(find_code(2.0f) == 2);
+  CHECK(find_code(1e30f) == 3);
+  CHECK(find_code(-1e30f) == 0);
 }
 
 std::vector<float> mirrored(std::vector<float> positive) {

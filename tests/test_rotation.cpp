@@ -78,8 +78,9 @@ TEST_CASE("every rotation is orthogonal, and back undoes forth") {
       std::vector<float> x = test::gaussian_rows(11, 16, dim);
       x.resize(static_cast<std::size_t>(dim));
       std::vector<float> y = x;
-      std::vector<float> scratch(static_cast<std::size_t>(2 * dim));
-      math::rotate_row(y.data(), view, view.scale, scratch.data());
+      std::vector<float> scratch(math::kRotationScratch);
+      math::mix(y.data(), view, view.signs1, false, scratch.data());
+      for (int i = 0; i < dim; ++i) y[static_cast<std::size_t>(i)] = math::finish_rotation(y.data(), i, view, view.scale);
       double energy = 0, rotated = 0, moved = 0;
       for (std::size_t i = 0; i < x.size(); ++i) {
         energy += static_cast<double>(x[i]) * static_cast<double>(x[i]);
@@ -89,7 +90,8 @@ TEST_CASE("every rotation is orthogonal, and back undoes forth") {
       CAPTURE(dim);
       CHECK(rotated == doctest::Approx(energy).epsilon(1e-5));
       CHECK(moved > 0.1 * dim);
-      math::rotate_row_back(y.data(), view, view.scale, scratch.data());
+      math::mix(y.data(), view, view.signs2, true, scratch.data());
+      for (int i = 0; i < dim; ++i) y[static_cast<std::size_t>(i)] = math::finish_rotation_back(y.data(), i, view, view.scale);
       for (std::size_t i = 0; i < x.size(); ++i) REQUIRE(y[i] == doctest::Approx(x[i]).epsilon(1e-4));
     }
   }

@@ -11,14 +11,28 @@
 #include <cstdint>
 #include <cstring>
 
+#if (defined(__AVX2__) || defined(__AVX512F__)) && !defined(__CUDACC__)
+#include <immintrin.h>
+#endif
+
 #if defined(__FAST_MATH__)
 #error "lib/math decides what reaches a file: build it without fast math"
 #endif
 
+// TQ_HD: inlined wherever it is called. TQ_HD_CALL: slow paths, called. TQ_UNROLL(n) stands before a loop.
 #if defined(__CUDACC__)
 #define TQ_HD __host__ __device__ __forceinline__
+#define TQ_HD_CALL __host__ __device__ __noinline__
+#if defined(__CUDA_ARCH__)
+#define TQ_UNROLL(n) _Pragma("unroll")
+#else
+#define TQ_UNROLL(n)
+#endif
 #else
 #define TQ_HD inline __attribute__((always_inline))
+#define TQ_HD_CALL
+#define TQ_UNROLL(n) TQ_PRAGMA(GCC unroll n)
+#define TQ_PRAGMA(text) _Pragma(#text)
 #endif
 
 #ifndef TQ_TARGET
@@ -89,6 +103,15 @@ TQ_HD IntOf<V> mask_greater(V a, V b) {
   }
 }
 
+template <class I>
+TQ_HD I mask_greater_int(I a, I b) {
+  if constexpr (kLanes<I> == 1) {
+    return a > b ? -1 : 0;
+  } else {
+    return a > b;
+  }
+}
+
 /// a in the lanes where the mask is set, else b.
 template <class V>
 TQ_HD V select(IntOf<V> mask, V a, V b) {
@@ -106,6 +129,33 @@ TQ_HD bool any(I mask) {
     for (int lane = 0; lane < kLanes<I>; ++lane) all |= mask[lane];
     return all != 0;
   }
+}
+
+/// True where permute() is one instruction.
+template <class V>
+inline constexpr bool kCanPermute =
+#if defined(__AVX512F__)
+    kLanes<V> == 16 ||
+#endif
+#if defined(__AVX2__)
+    kLanes<V> == 8 ||
+#endif
+    false;
+
+/// Lane r of the result is lane index[r] of the table; only the low bits of an index count.
+template <class V>
+TQ_HD V permute(V table, IntOf<V> index) {
+  static_assert(kCanPermute<V>);
+#if defined(__AVX512F__)
+  if constexpr (kLanes<V> == 16) {  // the masked form, all lanes on: the plain one makes g++ 12 warn of its own header
+    return bits_as<V>(_mm512_maskz_permutexvar_ps(0xffff, bits_as<__m512i>(index), bits_as<__m512>(table)));
+  }
+#endif
+#if defined(__AVX2__)
+  if constexpr (kLanes<V> == 8) {
+    return bits_as<V>(_mm256_permutevar8x32_ps(bits_as<__m256>(table), bits_as<__m256i>(index)));
+  }
+#endif
 }
 
 template <class V>

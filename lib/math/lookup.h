@@ -1,4 +1,7 @@
 // From a rotated value to its code and back. code = number of edges below the value, so a tie goes to the lower code.
+//
+// A search costs one comparison a bit. Where the machine permutes a whole register by an index register (AVX2, AVX-512),
+// the edges of a level of the search, and the levels of the codebook, are looked up there, a lane each.
 #pragma once
 
 #include "lib/codebook.h"
@@ -7,33 +10,89 @@
 namespace tq::math {
 inline namespace TQ_TARGET {
 
-/// The code of x: binary search over the 2^Bits - 1 ascending edges, one comparison a bit. Codes lie in [0, 2^Bits).
+/// Codes of rotated values. Made once per call of a kernel, then used for every element.
 template <int Bits, class V>
-TQ_HD IntOf<V> find_code(V x, const float* edges) {
+class CodeFinder {
+ public:
   using I = IntOf<V>;
-  constexpr int kCount = (1 << Bits) - 1;
-  I code = splat_int<I>(0);
-  if constexpr (kLanes<V> == 1) {
-    for (int step = 1 << (Bits - 1); step > 0; step >>= 1) {
-      if (x > edges[code + step - 1]) code += step;
-    }
-  } else {
-    for (int i = 0; i < kCount; ++i) code -= mask_greater(x, splat<V>(edges[i]));
-  }
-  return code;
-}
 
-/// The level of each lane's code.
-template <class V>
-TQ_HD V level_of(IntOf<V> code, const float* levels) {
-  if constexpr (kLanes<V> == 1) {
-    return levels[code];
-  } else {
-    V level;
-    for (int lane = 0; lane < kLanes<V>; ++lane) level[lane] = levels[code[lane]];
-    return level;
+  TQ_HD explicit CodeFinder(const Codebook& codebook) : edges_(codebook.edges) {
+    if constexpr (kPermutes) {
+      for (int depth = 0; depth < Bits; ++depth) {
+        float edges[kLanes<V>] = {};
+        for (int j = 0; j < 1 << depth; ++j) edges[j] = edges_[((2 * j + 1) << (Bits - depth - 1)) - 1];
+        memcpy(&tables_[depth], edges, sizeof(V));
+      }
+    }
   }
-}
+
+  /// The code of x in each lane, in [0, 2^Bits).
+  TQ_HD I operator()(V x) const {
+    if constexpr (kLanes<V> == 1) {
+      return search(x);
+    } else if constexpr (kPermutes) {
+      I code = -mask_greater(x, splat<V>(edges_[(1 << (Bits - 1)) - 1]));
+      for (int depth = 1; depth < Bits; ++depth) {
+        code = code + code - mask_greater(x, permute(tables_[depth], code));
+      }
+      return code;
+    } else if constexpr (Bits <= 4) {
+      I code = splat_int<I>(0);
+      for (int i = 0; i < (1 << Bits) - 1; ++i) code -= mask_greater(x, splat<V>(edges_[i]));
+      return code;
+    } else {
+      I code;
+      for (int lane = 0; lane < kLanes<V>; ++lane) code[lane] = search(x[lane]);
+      return code;
+    }
+  }
+
+ private:
+  static constexpr bool kPermutes = kCanPermute<V> && (1 << (Bits - 1)) <= kLanes<V>;
+
+  TQ_HD std::int32_t search(float x) const {
+    std::int32_t code = 0;
+    for (int step = 1 << (Bits - 1); step > 0; step >>= 1) code += x > edges_[code + step - 1] ? step : 0;
+    return code;
+  }
+
+  const float* edges_;
+  V tables_[kPermutes ? Bits : 1];  ///< the edges of each depth of the search, one a lane
+};
+
+/// Levels of codes: the inverse.
+template <int Bits, class V>
+class LevelTable {
+ public:
+  using I = IntOf<V>;
+
+  TQ_HD explicit LevelTable(const Codebook& codebook) : levels_(codebook.levels) {
+    if constexpr (kRegisters > 0) memcpy(tables_, levels_, sizeof(float) << Bits);
+  }
+
+  TQ_HD V operator()(I code) const {
+    if constexpr (kLanes<V> == 1) {
+      return levels_[code];
+    } else if constexpr (kRegisters == 1) {
+      return permute(tables_[0], code);
+    } else if constexpr (kRegisters == 2) {
+      const I upper = mask_greater_int(code, splat_int<I>(kLanes<V> - 1));
+      return select(upper, permute(tables_[1], code), permute(tables_[0], code));
+    } else {
+      V level;
+      for (int lane = 0; lane < kLanes<V>; ++lane) level[lane] = levels_[code[lane]];
+      return level;
+    }
+  }
+
+ private:
+  /// Registers that hold all levels: one or two, else none are used.
+  static constexpr int kNeeded = ((1 << Bits) + kLanes<V> - 1) / kLanes<V>;
+  static constexpr int kRegisters = kCanPermute<V> && kNeeded <= 2 ? kNeeded : 0;
+
+  const float* levels_;
+  V tables_[kRegisters > 0 ? kRegisters : 1] = {};
+};
 
 }  // namespace TQ_TARGET
 }  // namespace tq::math

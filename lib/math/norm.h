@@ -46,7 +46,7 @@ struct RowNorm {
 /// Norm of rows of which some have squares outside float32's range (those not in `usual`): they are first scaled by a
 /// power of two, which is exact. x changes to the scaled row, and `scale` belongs to that.
 template <class V>
-RowNorm<V> scaled_row_norm(V* x, int dim, float numerator, IntOf<V> usual, V* scratch) {
+TQ_HD_CALL RowNorm<V> scaled_row_norm(V* x, int dim, float numerator, IntOf<V> usual, V* scratch) {
   using I = IntOf<V>;
   V largest = splat<V>(0.0f);
   I not_finite = splat_int<I>(0);

@@ -15,8 +15,8 @@ enum class Mixing : std::int32_t {
 
 /// A rotation as the kernels see it: plain pointers and numbers, passed by value. 40 bytes.
 struct RotationView {
-  const std::uint32_t* signs1;  ///< [dim] sign bits (0 or 0x80000000) applied before H, or null
-  const std::uint32_t* signs2;  ///< [dim] sign bits applied after H, or null
+  const std::uint32_t* signs1;  ///< [dim] sign bits (0 or 0x80000000) applied before H; zeros where there are none
+  const std::uint32_t* signs2;  ///< [dim] sign bits applied after H; zeros where there are none
   const float* matrix;          ///< kHadamard: H_m [m][m] of +-1, null if m = 1; kDense: P [dim][dim], row-major
   std::int32_t dim;
   std::int32_t m;  ///< order of the factor H_m: 1, 12, 20, 28 or 36
@@ -24,6 +24,11 @@ struct RotationView {
   Mixing mixing;
 };
 static_assert(sizeof(RotationView) == 40);
+
+/// Largest dim of a row, largest order of H_m, and the values that mix() needs beside the row.
+inline constexpr int kMaxDim = 1024;
+inline constexpr int kMaxOrder = 36;
+inline constexpr int kRotationScratch = 2 * kMaxDim;
 
 inline namespace TQ_TARGET {
 
@@ -34,18 +39,16 @@ TQ_HD V flip_sign(V x, std::uint32_t sign) {
   return bits_as<V>(bits_as<I>(x) ^ splat_int<I>(static_cast<std::int32_t>(sign)));
 }
 
-template <class V>
-TQ_HD void flip_signs(V* x, const std::uint32_t* signs, int dim) {
-  if (signs == nullptr) return;
-  for (int i = 0; i < dim; ++i) x[i] = flip_sign(x[i], signs[i]);
-}
-
 /// `Levels` levels of butterflies, in registers, on 2^Levels values that lie `stride` apart. Upper = a + b, lower = a - b.
+/// The signs, [2^Levels] with the same stride, are applied first where there are any.
 template <int Levels, class V>
-TQ_HD void butterfly_group(V* x, int stride) {
+TQ_HD void butterfly_group(V* x, int stride, const std::uint32_t* signs) {
   constexpr int kCount = 1 << Levels;
   V r[kCount];
   for (int i = 0; i < kCount; ++i) r[i] = x[i * stride];
+  if (signs != nullptr) {
+    for (int i = 0; i < kCount; ++i) r[i] = flip_sign(r[i], signs[i * stride]);
+  }
   for (int level = 0; level < Levels; ++level) {
     const int step = 1 << level;
     for (int i = 0; i < kCount; ++i) {
@@ -59,55 +62,87 @@ TQ_HD void butterfly_group(V* x, int stride) {
   for (int i = 0; i < kCount; ++i) x[i * stride] = r[i];
 }
 
-/// The levels with strides stride .. stride * 2^(Levels-1) of every block of `dim` values.
+/// The levels with strides stride .. stride * 2^(Levels-1), over all dim values.
 template <int Levels, class V>
-TQ_HD void butterfly_pass(V* x, int dim, int stride) {
+TQ_HD void butterfly_pass(V* x, int dim, int stride, const std::uint32_t* signs) {
   for (int base = 0; base < dim; base += stride << Levels) {
-    for (int i = 0; i < stride; ++i) butterfly_group<Levels>(x + base + i, stride);
+    for (int i = base; i < base + stride; ++i) {
+      butterfly_group<Levels>(x + i, stride, signs == nullptr ? nullptr : signs + i);
+    }
   }
 }
 
 /// Unnormalized fast Walsh-Hadamard transform, natural order, of each block of `block` values (a power of two) in
-/// x[0..dim). Strides ascend 1, 2, 4, ...; how many levels share a pass over memory does not change any value.
+/// x[0..dim), after the signs. Strides ascend 1, 2, 4, ...; how many levels share a pass over memory changes no value.
 template <class V>
-TQ_HD void transform_blocks(V* x, int dim, int block) {
-  int stride = 1;
-  while (stride < block) {
+TQ_HD void transform_blocks(V* x, int dim, int block, const std::uint32_t* signs) {
+  if (block == 1) {
+    for (int i = 0; i < dim; ++i) x[i] = flip_sign(x[i], signs[i]);
+  }
+  for (int stride = 1; stride < block; signs = nullptr) {
     const int left = block / stride;
-    if (left >= 8) {
-      butterfly_pass<3>(x, dim, stride);
+    if (left == 8 || left >= 64) {
+      butterfly_pass<3>(x, dim, stride, signs);
       stride *= 8;
+    } else if (left >= 16) {
+      butterfly_pass<4>(x, dim, stride, signs);
+      stride *= 16;
     } else if (left == 4) {
-      butterfly_pass<2>(x, dim, stride);
+      butterfly_pass<2>(x, dim, stride, signs);
       stride *= 4;
     } else {
-      butterfly_pass<1>(x, dim, stride);
+      butterfly_pass<1>(x, dim, stride, signs);
       stride *= 2;
     }
   }
 }
 
-/// x := M x across the m blocks: out[a] = sum over b of (+-1) x[b], a pairwise tree, for every place in a block.
-/// `transposed` takes H_m^T. scratch: 2 m values.
+/// x := H_m x across the m blocks (H_m^T if transposed): out[a] = sum over b of (+-1) x[b], a pairwise tree, for every
+/// place in a block. m is a multiple of 4, and four inputs can be summed in eight ways up to sign: each is computed once,
+/// which gives the same bits, since a sign moves through a sum exactly. scratch: 3 m values.
 template <class V>
 void mix_blocks(V* x, const RotationView& r, bool transposed, V* scratch) {
   const int block = r.dim / r.m;
-  V* terms = scratch + r.m;
-  for (int i = 0; i < block; ++i) {
-    for (int a = 0; a < r.m; ++a) {
-      for (int b = 0; b < r.m; ++b) {
-        const float entry = transposed ? r.matrix[b * r.m + a] : r.matrix[a * r.m + b];
-        terms[b] = flip_sign(x[b * block + i], bits_as<std::uint32_t>(entry) & 0x80000000u);
+  const int quads = r.m / 4;
+  // For output a and quad q: which of the eight sums, and its sign bit.
+  std::uint8_t sum_of[kMaxOrder * kMaxOrder / 4];
+  for (int a = 0; a < r.m; ++a) {
+    for (int q = 0; q < quads; ++q) {
+      int minus = 0;
+      for (int j = 0; j < 4; ++j) {
+        const int b = 4 * q + j;
+        minus |= (transposed ? r.matrix[b * r.m + a] : r.matrix[a * r.m + b]) < 0 ? 1 << j : 0;
       }
-      scratch[a] = sum_pairwise(terms, r.m);
+      sum_of[a * quads + q] = static_cast<std::uint8_t>((minus & 1) != 0 ? 16 | (~minus & 15) >> 1 : minus >> 1);
     }
-    for (int a = 0; a < r.m; ++a) x[a * block + i] = scratch[a];
+  }
+  V* sums = scratch;              // [quads][8]
+  V* terms = scratch + 2 * r.m;   // [quads]
+  for (int i = 0; i < block; ++i) {
+    for (int q = 0; q < quads; ++q) {
+      const V* in = x + 4 * q * block + i;
+      const V a = in[0], b = in[block], c = in[2 * block], d = in[3 * block];
+      const V left[2] = {a + b, a - b};
+      const V right[2] = {c + d, c - d};
+      // Bit 0, 1, 2 of the index: b, c, d enter with a minus.
+      for (int j = 0; j < 8; ++j) {
+        const V other = right[(j >> 1 & 1) ^ (j >> 2)];
+        sums[8 * q + j] = (j & 2) != 0 ? left[j & 1] - other : left[j & 1] + other;
+      }
+    }
+    for (int a = 0; a < r.m; ++a) {
+      for (int q = 0; q < quads; ++q) {
+        const std::uint8_t which = sum_of[a * quads + q];
+        terms[q] = flip_sign(sums[8 * q + (which & 7)], static_cast<std::uint32_t>(which & 16) << 27);
+      }
+      x[a * block + i] = sum_pairwise(terms, quads);
+    }
   }
 }
 
 /// x := P x or P^T x for a dense matrix; each element a pairwise tree over its dim products. scratch: 2 dim values.
 template <class V>
-void multiply_dense(V* x, const RotationView& r, bool transposed, V* scratch) {
+TQ_HD_CALL void multiply_dense(V* x, const RotationView& r, bool transposed, V* scratch) {
   V* terms = scratch + r.dim;
   for (int i = 0; i < r.dim; ++i) {
     for (int j = 0; j < r.dim; ++j) {
@@ -119,32 +154,31 @@ void multiply_dense(V* x, const RotationView& r, bool transposed, V* scratch) {
   for (int i = 0; i < r.dim; ++i) x[i] = scratch[i];
 }
 
+/// x := M (signs * x) with M the unnormalized mixing matrix of the rotation, or its transpose. scratch: kRotationScratch
+/// values.
 template <class V>
-TQ_HD void mix(V* x, const RotationView& r, bool transposed, V* scratch) {
-  if (r.mixing == Mixing::kDense) {
-    multiply_dense(x, r, transposed, scratch);
-  } else if (r.mixing == Mixing::kHadamard) {
-    transform_blocks(x, r.dim, r.dim / r.m);
+TQ_HD void mix(V* x, const RotationView& r, const std::uint32_t* signs, bool transposed, V* scratch) {
+  if (r.mixing == Mixing::kHadamard) {
+    transform_blocks(x, r.dim, r.dim / r.m, signs);
     if (r.m > 1) mix_blocks(x, r, transposed, scratch);
+    return;
   }
+  transform_blocks(x, r.dim, 1, signs);
+  if (r.mixing == Mixing::kDense) multiply_dense(x, r, transposed, scratch);
 }
 
-/// x := s2 * (scale * (H (s1 * x))), where `scale` is RotationView::scale over the row's norm. scratch: 2 dim values.
+/// Element i of s2 * (scale * x), the last step of the rotation: x as mix() left it with signs1, and `scale`
+/// RotationView::scale over the row's norm.
 template <class V>
-TQ_HD void rotate_row(V* x, const RotationView& r, V scale, V* scratch) {
-  flip_signs(x, r.signs1, r.dim);
-  mix(x, r, false, scratch);
-  for (int i = 0; i < r.dim; ++i) x[i] = x[i] * scale;
-  flip_signs(x, r.signs2, r.dim);
+TQ_HD V finish_rotation(const V* x, int i, const RotationView& r, V scale) {
+  return flip_sign(x[i] * scale, r.signs2[i]);
 }
 
-/// x := s1 * (scale * (H^T (s2 * x))), where `scale` is RotationView::scale times the row's norm. scratch: 2 dim values.
+/// Element i of s1 * (scale * x), the last step of the inverse: x as mix() left it with signs2, and `scale`
+/// RotationView::scale times the row's norm.
 template <class V>
-TQ_HD void rotate_row_back(V* x, const RotationView& r, V scale, V* scratch) {
-  flip_signs(x, r.signs2, r.dim);
-  mix(x, r, true, scratch);
-  for (int i = 0; i < r.dim; ++i) x[i] = x[i] * scale;
-  flip_signs(x, r.signs1, r.dim);
+TQ_HD V finish_rotation_back(const V* x, int i, const RotationView& r, V scale) {
+  return flip_sign(x[i] * scale, r.signs1[i]);
 }
 
 }  // namespace TQ_TARGET

@@ -1,0 +1,30 @@
+// The public header of the tq library: everything that a user may call, in the order data flows. It is the manual; each
+// header named here documents its functions with shapes, units, ranges and errors.
+//
+// Errors: every function throws tq::Error (could not be done) or tq::UsageError (a request that can never be met), with
+// one line that says what, where, and what to do about it. After an Error no output file exists.
+//
+// Compress a captured cache, and prove what that cost:
+//
+//   const tq::KvDump dump = tq::KvDump::open("dump.safetensors");
+//   const tq::KvPlan plan = tq::plan_kv(dump, {.k_bits = 4, .v_bits = 3});      // every byte is known from here on
+//   const auto backend = tq::make_cpu_backend();
+//   tq::pack_kv(dump, plan, *backend, "cache.tq3", {.threads = tq::default_threads()});
+//
+//   const tq::KvFile file = tq::KvFile::open("cache.tq3");                      // the header is sound from here on
+//   const tq::VerifyReport report = tq::verify_packed(file, dump, {}, *backend);
+//   if (report.verdict != tq::Verdict::kPass) ...
+#pragma once
+
+#include "lib/error.h"              // Error, UsageError, ExitCode
+#include "lib/solver/lloyd_max.h"   // solve_codebook: Lloyd-Max in double, certified
+#include "lib/codebook.h"           // find_codebook, table_distortion, the theorems' bounds
+#include "lib/scheme.h"             // Scheme: what a decoder must know, as text
+#include "lib/codec.h"              // Codec: a scheme with its tables
+#include "lib/backend.h"            // Backend: encode and decode rows
+#include "lib/io/kv_dump.h"         // KvDump: captured K, V and Q
+#include "lib/io/kv_file.h"         // KvFile: the .tq3 file
+#include "lib/pack/plan_kv.h"       // plan_kv: every offset, before a byte is read
+#include "lib/pack/pack_kv.h"       // pack_kv, unpack_kv
+#include "lib/verify/verify_kv.h"   // verify_dump, verify_packed, verify_synthetic
+#include "lib/verify/report_json.h" // the report as JSON
