@@ -131,9 +131,9 @@ class Tensor:
         require(is_list_of_counts(self.shape), f"tensor {name!r} has no valid shape")
         require(is_list_of_counts(offsets) and len(offsets) == 2, f"tensor {name!r} has no valid data_offsets")
         self.begin, self.end = offsets
-        require(self.end - self.begin == math.prod(self.shape) * ITEM_SIZE[self.dtype],
-                f"the size of tensor {name!r} does not follow from its dtype and shape")
         self.bytes = data[self.begin:self.end]
+        size = math.prod(self.shape) * ITEM_SIZE[self.dtype]
+        require(self.end - self.begin == size, f"the size of tensor {name!r} does not follow from its dtype and shape")
 
     def floats(self):
         return array("f", struct.unpack(f"<{len(self.bytes) // 4}f", self.bytes))
@@ -153,14 +153,14 @@ def read_container(path):
     except UnicodeDecodeError:
         raise Refused("the header is not UTF-8") from None
     metadata = entries.pop("__metadata__", None)
-    require(isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values()),
-            "__metadata__ is not an object of strings")
+    strings = isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())
+    require(strings, "__metadata__ is not an object of strings")
     tensors = {name: Tensor(name, entry, data) for name, entry in entries.items()}
-    place = 0
+    end = 0
     for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.begin, tensor.end)):
-        require(tensor.begin == place, f"tensor {tensor.name!r} leaves a gap or an overlap before it")
-        place = tensor.end
-    require(place == len(data), "the data does not end with the last tensor")
+        require(tensor.begin == end, f"tensor {tensor.name!r} leaves a gap or an overlap before it")
+        end = tensor.end
+    require(end == len(data), "the data does not end with the last tensor")
     return header, metadata, tensors
 
 
@@ -170,8 +170,8 @@ def check_metadata(header, metadata, tensors):
     require(metadata.get("format_version") == "1", "format_version is not 1")
     field = re.search(rb'"header_xxh64":"([0-9a-f]{16})"', header)
     require(field, "header_xxh64 is missing")
-    found, rest = field.group(1).decode(), header[:field.start(1)] + header[field.end(1):]
-    require(found == metadata.get("header_xxh64") == xxh64(rest), "header_xxh64 does not match the header")
+    rest = header[:field.start(1)] + header[field.end(1):]
+    require(metadata.get("header_xxh64") == xxh64(rest), "header_xxh64 does not match the header")
     for name, tensor in tensors.items():
         require(f"{name}.xxh64" in metadata, f"the hash of tensor {name!r} is missing")
         require(metadata[f"{name}.xxh64"] == xxh64(tensor.bytes), f"the hash of tensor {name!r} does not match it")
@@ -180,10 +180,11 @@ def check_metadata(header, metadata, tensors):
 def parse_source(text, what):
     """Returns (name, dtype, shape) of the tensor that went in."""
     source = parse_json(text, what)
-    require(isinstance(source, dict), f"{what} is not an object")
-    require(isinstance(source.get("name"), str), f"{what} has no name")
-    require(source.get("dtype") in ("F32", "F16", "BF16"), f"{what} has an unknown dtype")
-    require(is_list_of_counts(source.get("shape")), f"{what} has no valid shape")
+    require(isinstance(source, dict) and set(source) == {"name", "dtype", "shape"},
+            f"{what} is not an object of name, dtype and shape")
+    require(isinstance(source["name"], str) and source["name"] != "__metadata__", f"{what} has no valid name")
+    require(source["dtype"] in ("F32", "F16", "BF16"), f"{what} has an unknown dtype")
+    require(is_list_of_counts(source["shape"]), f"{what} has no valid shape")
     return source["name"], source["dtype"], source["shape"]
 
 
@@ -231,6 +232,8 @@ def take_levels(store, scheme):
     levels = store.take(name, "F32", [2**scheme["bits"]]).floats()
     require(all(map(math.isfinite, levels)), f"tensor {name!r} has a level that is not finite")
     require(all(a < b for a, b in zip(levels, levels[1:])), f"the levels of tensor {name!r} do not ascend")
+    sums = array("f", map(add, levels, levels[1:]))
+    require(all(map(math.isfinite, sums)), f"the levels of tensor {name!r} are too large")
     return levels
 
 
@@ -251,15 +254,16 @@ def hadamard_order(dim):
     return None
 
 
-def take_matrix(store, name, size, norm_squared, tolerance):
-    """The rows of a square matrix M with M M^T = norm_squared I to a tolerance for each entry."""
+def take_columns(store, name, size, norm_squared, tolerance):
+    """The columns of a square matrix M with M M^T = norm_squared I, each entry of it to a tolerance."""
     values = store.take(name, "F32", [size, size]).floats()
+    require(tolerance or {abs(value) for value in values} == {1}, f"tensor {name!r} has entries other than 1 and -1")
     rows = [values[i * size:(i + 1) * size] for i in range(size)]
     for i, row in enumerate(rows):
         for j in range(i + 1):
             error = abs(sum(map(mul, row, rows[j])) - (norm_squared if i == j else 0))
             require(error <= tolerance, f"rows {j} and {i} of tensor {name!r} are not orthogonal")
-    return rows
+    return list(zip(*rows))
 
 
 def draw_signs(seed, dim):
@@ -305,17 +309,13 @@ class RowDecoder:
         self.dim, self.levels, self.signs = scheme["dim"], take_levels(store, scheme), None
         self.m = hadamard_order(self.dim) if scheme["rotation"] == "rht2" else None
         if self.m is None:
-            name = f"rotation.qr-d{self.dim}-s{scheme['seed']}"
-            self.columns = list(zip(*take_matrix(store, name, self.dim, 1, 1e-4)))
+            self.columns = take_columns(store, f"rotation.qr-d{self.dim}-s{scheme['seed']}", self.dim, 1, 1e-4)
             self.scale = 1.0
             return
         self.signs = draw_signs(scheme["seed"], self.dim)
         self.scale = array("f", [1 / math.sqrt(self.dim)])[0]
         if self.m > 1:
-            name = f"rotation.hadamard-{self.m}"
-            rows = take_matrix(store, name, self.m, self.m, 0)
-            require({abs(entry) for row in rows for entry in row} == {1}, f"tensor {name!r} has entries other than +-1")
-            self.columns = list(zip(*rows))
+            self.columns = take_columns(store, f"rotation.hadamard-{self.m}", self.m, self.m, 0)
 
     def undo_rotation(self, values):
         if self.signs is None:
@@ -342,8 +342,7 @@ def decode_tensor(store, metadata, x):
     require({f"{x}.scheme", f"{x}.source"} <= set(metadata), f"the scheme or the source of {x} is missing")
     scheme = parse_scheme(metadata[f"{x}.scheme"], f"{x}.scheme")
     name, dtype, shape = parse_source(metadata[f"{x}.source"], f"{x}.source")
-    bits, dim = scheme["bits"], scheme["dim"]
-    codes = store.take(f"{x}.codes", "U8")
+    bits, dim, codes = scheme["bits"], scheme["dim"], store.take(f"{x}.codes", "U8")
     require(len(codes.shape) == 3 and min(codes.shape) >= 1, f"tensor '{x}.codes' is not [heads, tokens, bytes]")
     heads, tokens, row_bytes = codes.shape
     require(row_bytes == (dim * bits + 7) // 8, f"the rows of tensor '{x}.codes' do not fit the scheme")
@@ -362,10 +361,11 @@ def decode(path):
     """Returns {name: (dtype, shape, values)} as the tensors went in; raises Refused."""
     header, metadata, tensors = read_container(path)
     check_metadata(header, metadata, tensors)
-    layers = [key[2:-7] for key in metadata if re.fullmatch(r"k\.(0|[1-9][0-9]*)\.scheme", key)]
+    layers = [int(key[2:-7]) for key in metadata if re.fullmatch(r"k\.(0|[1-9][0-9]{0,9})\.scheme", key)]
+    layers = sorted(layer for layer in layers if layer < 2**31)
     require(layers, "there is no layer")
     store, decoded = Store(tensors), {}
-    for layer in sorted(layers, key=int):
+    for layer in layers:
         rows = []
         for x in (f"k.{layer}", f"v.{layer}"):
             name, dtype, shape, values, rows_of_x = decode_tensor(store, metadata, x)
