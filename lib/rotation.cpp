@@ -41,7 +41,7 @@ void check_orthogonal(const std::vector<float>& matrix, int order, float row_ene
   const Eigen::Map<const RowMajor> p(matrix.data(), order, order);
   const Eigen::MatrixXd product = p.cast<double>() * p.cast<double>().transpose() / row_energy;
   const double worst = (product - Eigen::MatrixXd::Identity(order, order)).cwiseAbs().maxCoeff();
-  if (!(worst <= 1e-4)) {
+  if (!product.allFinite() || worst > 1e-4) {
     throw Error(fmt::format("{}: the rotation matrix is not orthogonal (off by {:.2g}); the file is damaged or was not "
                             "written by tq", where, worst));
   }

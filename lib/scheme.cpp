@@ -121,6 +121,7 @@ Scheme parse_scheme(std::string_view text, const std::string& where) {
     reader.fail(fmt::format("norm_dtype={} is not known to this version of tq", dtype));
   }
   reader.expect_end();
+  if (format_scheme(s) != text) reader.fail("numbers have no sign and no leading zero, and single spaces stand between fields");
   return s;
 }
 

@@ -4,13 +4,14 @@
     make_golden.py PATH_TO_TQ
 
 writes golden/NAME.safetensors and NAME.tq3 for each of CASES, golden/expected.json with how each was packed and with
-the hashes of the values as tests/second_decoder.py reads them, and golden/refuse/*.tq3, each of which breaks one rule of
-docs/format.md and keeps every other, hashes included. Run it when the format changes, and never to make
+the hashes of the values as tests/second_decoder.py reads them, and golden/refuse/*.tq3, each of which breaks one rule
+of docs/format.md and keeps every other, hashes included. Run it when the format changes, and never to make
 tests/test_golden.py pass: a golden that changes without a new format version is a reader that breaks.
 """
 
 import copy
 import json
+import math
 import random
 import shutil
 import struct
@@ -54,11 +55,9 @@ def dump(seed, shapes, dtype="F32", names="{}.{}", key="k", value="v"):
     tensors = []
     for layer, pair in enumerate(shapes):
         for letter, shape in zip((key, value), pair):
-            count = 1
-            for extent in shape:
-                count *= extent
             seed += 1
-            tensors.append((names.format(letter, layer), dtype, shape, encode(ordinary_rows(seed, count), dtype)))
+            rows = ordinary_rows(seed, math.prod(shape))
+            tensors.append((names.format(letter, layer), dtype, shape, encode(rows, dtype)))
     return tensors
 
 
@@ -83,18 +82,18 @@ def extreme_rows():
 
 # name: (tensors, arguments of tq pack-kv)
 CASES = {
-    "small": (dump(10, [([1, 2, 24], [1, 2, 9])]), ["--k-bits", "2", "--v-bits", "3"]),
-    "power-of-two": (dump(20, [([2, 5, 64], [2, 5, 64]), ([1, 3, 128], [1, 3, 64])]), ["--k-bits", "4", "--v-bits", "3"]),
-    "hadamard-12": (dump(30, [([2, 3, 96], [2, 3, 96]), ([1, 2, 48], [1, 2, 12])], "F16", "layers.{1}.{0}", "key", "value"),
-                    ["--k-bits", "3", "--v-bits", "2"]),
-    "hadamard-20": (dump(40, [([1, 3, 2, 80], [1, 3, 2, 80])], "BF16"), ["--k-bits", "1", "--v-bits", "5"]),
-    "hadamard-28": (dump(50, [([2, 2, 112], [2, 2, 112])]), ["--k-bits", "6", "--v-bits", "7", "--k-seed", "7"]),
-    "hadamard-36": (dump(60, [([1, 3, 144], [1, 3, 72])], "BF16"), ["--k-bits", "8", "--v-bits", "4"]),
-    "qr-100": (dump(70, [([1, 3, 100], [1, 3, 100])]), ["--bits", "3"]),
-    "qr-chosen": (dump(80, [([2, 2, 32], [2, 2, 24])], "F16"), ["--rotation", "qr", "--bits", "4", "--v-seed", "9"]),
-    "odd": (dump(90, [([3, 3, 9], [3, 3, 11]), ([1, 5, 13], [1, 5, 8])]), ["--k-bits", "3", "--v-bits", "7"]),
-    "extreme": (extreme_rows(), ["--k-bits", "4", "--v-bits", "1"]),
-    "one-token": (dump(100, [([1, 1, 8], [1, 1, 8])]), ["--bits", "5", "--k-seed", "0", "--v-seed", "4294967295"]),
+    "small": (dump(10, [([1, 2, 24], [1, 2, 9])]), "--k-bits 2 --v-bits 3"),
+    "power-of-two": (dump(20, [([2, 5, 64], [2, 5, 64]), ([1, 3, 128], [1, 3, 64])]), "--k-bits 4 --v-bits 3"),
+    "hadamard-12": (dump(30, [([2, 3, 96], [2, 3, 96]), ([1, 2, 48], [1, 2, 12])], "F16", "layers.{1}.{0}", "key",
+                         "value"), "--k-bits 3 --v-bits 2"),
+    "hadamard-20": (dump(40, [([1, 3, 2, 80], [1, 3, 2, 80])], "BF16"), "--k-bits 1 --v-bits 5"),
+    "hadamard-28": (dump(50, [([2, 2, 112], [2, 2, 112])]), "--k-bits 6 --v-bits 7 --k-seed 7"),
+    "hadamard-36": (dump(60, [([1, 3, 144], [1, 3, 72])], "BF16"), "--k-bits 8 --v-bits 4"),
+    "qr-100": (dump(70, [([1, 3, 100], [1, 3, 100])]), "--bits 3"),
+    "qr-chosen": (dump(80, [([2, 2, 32], [2, 2, 24])], "F16"), "--rotation qr --bits 4 --v-seed 9"),
+    "odd": (dump(90, [([3, 3, 9], [3, 3, 11]), ([1, 5, 13], [1, 5, 8])]), "--k-bits 3 --v-bits 7"),
+    "extreme": (extreme_rows(), "--k-bits 4 --v-bits 1"),
+    "one-token": (dump(100, [([1, 1, 8], [1, 1, 8])]), "--bits 5 --k-seed 0 --v-seed 4294967295"),
 }
 METADATA = {"model": "none", "say \"hi\"": "tab\there, é and \\"}
 
@@ -158,12 +157,12 @@ def edit(change):
     return make
 
 
-def set_metadata(key, value):
-    return edit(lambda parts: parts.metadata.update({key: value}))
+def scheme(old, new):
+    return edit(lambda parts: parts.replace("k.0.scheme", old, new))
 
 
-def scheme(old, new, x="k.0"):
-    return edit(lambda parts: parts.replace(x + ".scheme", old, new))
+def source(old, new, x="k.0"):
+    return edit(lambda parts: parts.replace(x + ".source", old, new))
 
 
 def set_float(name, index, value):
@@ -245,27 +244,16 @@ def gap(offsets, parts):
     parts.tensors[list(parts.tensors)[-1]][2] += bytes(4)
 
 
-def same_source(parts):
-    parts.replace("v.0.source", "v.0", "k.0")
-
-
-def without_header_hash(parts):
-    return parts.to_bytes(lambda text: text.replace(b'"header_xxh64":"",', b"", 1))
-
-
 def change_header_hash(content):
     place = content.index(b'"header_xxh64":"') + 16
     return content[:place] + (b"1" if content[place:place + 1] == b"0" else b"0") + content[place + 1:]
 
 
-def change_tensor_hash(parts):
-    parts.metadata["k.0.codes.xxh64"] = xxh64(b"")
-    return parts.to_bytes()
-
-
-def remove_tensor_hash(parts):
-    del parts.metadata["k.0.codes.xxh64"]
-    return parts.to_bytes()
+def change_tensor_hash(name):
+    def make(parts):
+        parts.metadata[name + ".xxh64"] = xxh64(b"")
+        return parts.to_bytes()
+    return make
 
 
 REFUSALS = {
@@ -294,19 +282,26 @@ REFUSALS = {
     "byte-appended": ("does not end with", edit_bytes(lambda content: content + b"\0")),
     "truncated": ("does not end with", edit_bytes(lambda content: content[:-1])),
     # section 2
-    "format-other": ("format is not", set_metadata("format", "tq4-kv")),
-    "format-version-2": ("format_version", set_metadata("format_version", "2")),
+    "format-other": ("format is not", edit(lambda parts: parts.replace("format", "tq3", "tq4"))),
+    "format-version-2": ("format_version", edit(lambda parts: parts.replace("format_version", "1", "2"))),
     "format-version-missing": ("format_version", edit(lambda parts: parts.metadata.pop("format_version"))),
     "header-hash-wrong": ("header_xxh64 does not match", edit_bytes(change_header_hash)),
-    "header-hash-missing": ("header_xxh64 is missing", without_header_hash),
-    "tensor-hash-wrong": ("does not match it", change_tensor_hash),
-    "tensor-hash-missing": ("is missing", remove_tensor_hash),
+    "header-hash-missing": ("header_xxh64 is missing", edit_text(b'"header_xxh64":"",', b"")),
+    "tensor-hash-wrong-codes": ("does not match it", change_tensor_hash("k.0.codes")),
+    "tensor-hash-wrong-norms": ("does not match it", change_tensor_hash("v.0.norms")),
+    "tensor-hash-wrong-codebook": ("does not match it", change_tensor_hash(K_CODEBOOK)),
+    "tensor-hash-wrong-rotation": ("does not match it", change_tensor_hash(P)),
+    "tensor-hash-missing": ("is missing", lambda parts: parts.metadata.pop("k.0.codes.xxh64") and parts.to_bytes()),
     "source-missing": ("the source of k.0 is missing", edit(lambda parts: parts.metadata.pop("k.0.source"))),
-    "source-not-json": ("is not JSON", edit(lambda parts: parts.replace("k.0.source", "{", ""))),
-    "source-dtype": ("unknown dtype", edit(lambda parts: parts.replace("k.0.source", "F32", "F64"))),
-    "source-shape": ("does not fit the codes", edit(lambda parts: parts.replace("k.0.source", "[1,2,24]", "[1,2,25]"))),
-    "source-batch-2": ("does not fit the codes", edit(lambda parts: parts.replace("k.0.source", "[1,2,24]", "[2,1,1,24]"))),
-    "source-twice": ("two tensors came from", edit(same_source)),
+    "source-not-json": ("is not JSON", source("{", "")),
+    "source-key-twice": ("same key twice", source("{", '{"name":"k.0",')),
+    "source-key-unknown": ("name, dtype and shape", source("{", '{"x":1,')),
+    "source-name-reserved": ("no valid name", source("k.0", "__metadata__")),
+    "source-shape-fraction": ("no valid shape", source("[1,2,", "[1,2.0,")),
+    "source-dtype": ("unknown dtype", source("F32", "F64")),
+    "source-shape": ("does not fit the codes", source("[1,2,24]", "[1,2,25]")),
+    "source-batch-2": ("does not fit the codes", source("[1,2,24]", "[2,1,1,24]")),
+    "source-twice": ("two tensors came from", source("v.0", "k.0", "v.0")),
     "no-layer": ("no layer", edit(remove_everything)),
     # section 3
     "scheme-missing": ("scheme or the source of v.0", edit(lambda parts: parts.metadata.pop("v.0.scheme"))),
@@ -317,6 +312,8 @@ REFUSALS = {
     "scheme-fields-swapped": ("does not have the fields", scheme("bits=2 dim=24", "dim=24 bits=2")),
     "scheme-two-spaces": ("does not have the fields", scheme("bits=2 dim", "bits=2  dim")),
     "scheme-number-words": ("not a number", scheme("bits=2", "bits=2x")),
+    "scheme-number-zero-first": ("not a number", scheme("bits=2", "bits=02")),
+    "scheme-space-last": ("does not have the fields", scheme("norm_dtype=F32", "norm_dtype=F32 ")),
     "rotation-unknown": ("unknown rotation", scheme("rht2", "rht3")),
     "norm-unknown": ("unknown norm", scheme("norm=raw", "norm=none")),
     "norm-dtype-unknown": ("unknown norm_dtype", scheme("norm_dtype=F32", "norm_dtype=F16")),
@@ -332,6 +329,8 @@ REFUSALS = {
         K_CODEBOOK, "F32", [4], struct.pack("<4f", -1, 0, 0, 1)))),
     "codebook-nan": ("not finite", set_float(K_CODEBOOK, 1, float("nan"))),
     "codebook-infinity": ("not finite", set_float(K_CODEBOOK, 3, float("inf"))),
+    "codebook-overflow": ("too large", edit(lambda parts: parts.put(
+        K_CODEBOOK, "F32", [4], struct.pack("<4f", -3e38, -1e38, 1e38, 3e38)))),
     "codebook-levels-3": ("not of shape", edit(lambda parts: parts.put(
         K_CODEBOOK, "F32", [3], parts.tensors[K_CODEBOOK][2][:12]))),
     "codebook-2d": ("not of shape", reshape(K_CODEBOOK, [2, 2])),
@@ -353,7 +352,7 @@ REFUSALS = {
     "tensor-extra-empty": ("nothing in the format explains", edit(lambda parts: parts.put("w", "F32", [0], b""))),
     # section 5
     "hadamard-missing": (f"'{H}' is missing", edit(lambda parts: parts.remove(H))),
-    "hadamard-half": ("other than +-1", set_float(H, 5, 0.5)),
+    "hadamard-half": ("other than 1 and -1", set_float(H, 5, 0.5)),
     "hadamard-not-orthogonal": ("not orthogonal", edit(lambda parts: parts.put(
         H, "F32", [12, 12], struct.pack("<144f", *[1.0] * 144)))),
     "qr-missing": (f"'{P}' is missing", edit(lambda parts: parts.remove(P))),
@@ -383,7 +382,7 @@ def main(arguments):
     for name, (tensors, options) in CASES.items():
         source, packed = GOLDEN / f"{name}.safetensors", GOLDEN / f"{name}.tq3"
         write_safetensors(source, METADATA, tensors)
-        run_tq(arguments[0], "pack-kv", source, "-o", packed, *options, "--quiet")
+        run_tq(arguments[0], "pack-kv", source, "-o", packed, *options.split(), "--quiet")
         expected["golden"][name] = {"pack": options, "tensors": describe(second_decoder.decode(packed))}
     whole = Parts(GOLDEN / f"{REFUSE_SOURCE}.tq3")
     for name, (message, make) in REFUSALS.items():

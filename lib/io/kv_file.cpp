@@ -29,17 +29,24 @@ const std::string& metadata_at(const SafetensorsFile& file, const std::string& k
   return found->second;
 }
 
-/// {"name": "k.0", "dtype": "BF16", "shape": [1, 3, 256, 64]}
+/// {"name":"k.0","dtype":"BF16","shape":[1,3,256,64]}, each key once and no other.
 TensorSpec parse_source(const std::string& text, const std::string& where) {
+  int keys = 0;
+  const auto count_keys = [&](int, nlohmann::json::parse_event_t event, nlohmann::json&) {
+    keys += event == nlohmann::json::parse_event_t::key ? 1 : 0;
+    return true;
+  };
   try {
-    const nlohmann::json json = nlohmann::json::parse(text);
+    const nlohmann::json json = nlohmann::json::parse(text, count_keys);
     const std::optional<DType> dtype = parse_dtype(json.at("dtype").get<std::string>());
-    if (dtype && (*dtype == DType::kF32 || *dtype == DType::kF16 || *dtype == DType::kBf16) && json.size() == 3) {
-      return {json.at("name").get<std::string>(), *dtype, json.at("shape").get<std::vector<std::int64_t>>()};
+    const nlohmann::json& shape = json.at("shape");
+    const bool whole = std::all_of(shape.begin(), shape.end(), [](const auto& n) { return n.is_number_unsigned(); });
+    if (keys == 3 && whole && (dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBf16)) {
+      return {json.at("name").get<std::string>(), *dtype, shape.get<std::vector<std::int64_t>>()};
     }
   } catch (const nlohmann::json::exception&) {
   }
-  throw Error(fmt::format("{}: cannot read the description of its source: {}", where, text));
+  throw Error(fmt::format("{}: cannot read the description of its source: {}", where, quote_name(text)));
 }
 
 /// [heads, tokens, dim], with or without a leading batch of 1.
@@ -49,14 +56,12 @@ bool fits_source(const TensorSpec& source, std::int64_t heads, std::int64_t toke
   return shape == std::vector<std::int64_t>{heads, tokens, dim};
 }
 
-/// The layer of a metadata key "k.L.scheme", or -1.
+/// The layer of a metadata key "k.L.scheme", or -1 for any other key ("k.00.scheme" is one).
 int layer_of_key(const std::string& key) {
-  constexpr std::string_view kTail = ".scheme";
-  if (!key.starts_with("k.") || !key.ends_with(kTail) || key.size() <= 2 + kTail.size()) return -1;
   int layer = -1;
-  const char* end = key.data() + key.size() - kTail.size();
-  const auto [stop, error] = std::from_chars(key.data() + 2, end, layer);
-  return error == std::errc() && stop == end && layer >= 0 ? layer : -1;
+  if (!key.starts_with("k.")) return -1;
+  std::from_chars(key.data() + 2, key.data() + key.size(), layer);
+  return layer >= 0 && key == scheme_key(fmt::format("k.{}", layer)) ? layer : -1;
 }
 
 }  // namespace
@@ -124,9 +129,14 @@ KvFile KvFile::open(const std::string& path) {
             [](const PackedLayer& a, const PackedLayer& b) { return a.index < b.index; });
 
   std::set<std::string> known;
+  std::set<std::string> sources = {"__metadata__"};
   for (const PackedLayer& layer : result.layers_) {
     for (const PackedTensor* t : {&layer.k, &layer.v}) {
       known.insert({t->codes->name, t->norms->name, codebook_tensor(t->scheme), rotation_tensor(t->scheme)});
+      if (!sources.insert(t->source.name).second) {
+        throw Error(fmt::format("{}: {}: another tensor has the source name {} too; the file is damaged", path, t->name,
+                                quote_name(t->source.name)));
+      }
     }
   }
   for (const TensorInfo& tensor : file.tensors()) {
@@ -165,38 +175,47 @@ PackedTensor KvFile::read_tensor(const std::string& name,
                             t.scheme.dim));
   }
   std::shared_ptr<const Codec>& codec = codecs[scheme_text];
-  if (codec == nullptr) codec = read_codec(t.scheme, where);
+  if (codec == nullptr) codec = read_codec(t.scheme);
   t.codec = codec;
   return t;
 }
 
-std::vector<float> KvFile::read_floats(const TensorInfo& tensor) const {
-  if (tensor.dtype != DType::kF32) {
-    throw Error(fmt::format("{}: the table '{}' must be F32", file_.file().path(), tensor.name));
+std::vector<float> KvFile::read_table(const std::string& name, const std::vector<std::int64_t>& shape) const {
+  const TensorInfo& tensor = file_.at(name);
+  if (tensor.dtype != DType::kF32 || tensor.shape != shape) {
+    throw Error(fmt::format("{}: the table '{}' must be F32 [{}]", file_.file().path(), name, fmt::join(shape, ", ")));
   }
   std::vector<float> values(static_cast<std::size_t>(tensor.elements()));
-  file_.read(tensor, 0, std::as_writable_bytes(std::span(values)));
+  const std::span<std::byte> bytes = std::as_writable_bytes(std::span(values));
+  file_.read(tensor, 0, bytes);
+  check_hash(tensor, XXH64(bytes.data(), bytes.size(), 0));
   return values;
 }
 
-std::shared_ptr<const Codec> KvFile::read_codec(const Scheme& scheme, const std::string& where) const {
-  constexpr std::int64_t kMostLevels = std::int64_t{1} << kMaxBits;
-  const TensorInfo& levels = file_.at(codebook_tensor(scheme));
-  if (levels.elements() > kMostLevels) {
-    throw Error(fmt::format("{}: the table '{}' has {} levels, and at most {} are possible", where, levels.name,
-                            levels.elements(), kMostLevels));
+std::shared_ptr<const Codec> KvFile::read_codec(const Scheme& scheme) const {
+  const std::string where = at_tensor(file_.file().path(), codebook_tensor(scheme));
+  Codebook codebook;
+  try {
+    codebook = make_codebook(read_table(codebook_tensor(scheme), {std::int64_t{1} << scheme.bits}));
+  } catch (const Error& error) {
+    const std::string message = error.what();
+    throw Error(message.starts_with(file_.file().path()) ? message : fmt::format("{}: {}", where, message));
   }
-  const Codebook codebook = make_codebook(read_floats(levels));
   std::vector<float> matrix;
-  if (const std::string name = rotation_tensor(scheme); !name.empty()) {
-    const TensorInfo& tensor = file_.at(name);
+  const std::string rotation = rotation_tensor(scheme);
+  if (!rotation.empty()) {
     const std::int64_t order = is_dense(scheme.rotation, scheme.dim) ? scheme.dim : hadamard_order(scheme.dim);
-    if (tensor.shape != std::vector<std::int64_t>{order, order}) {
-      throw Error(fmt::format("{}: the table '{}' must have the shape [{}, {}]", where, name, order, order));
-    }
-    matrix = read_floats(tensor);
+    matrix = read_table(rotation, {order, order});
   }
-  return std::make_shared<const Codec>(scheme, codebook, std::move(matrix), where);
+  return std::make_shared<const Codec>(scheme, codebook, std::move(matrix), at_tensor(file_.file().path(), rotation));
+}
+
+void KvFile::check_hash(const TensorInfo& tensor, std::uint64_t hash) const {
+  const std::string actual = format_hash(hash);
+  if (const std::string& stored = metadata_at(file_, hash_key(tensor.name)); actual != stored) {
+    throw Error(fmt::format("{}: {}: the data's hash is {}, and it should be {}: the file is damaged", file_.file().path(),
+                            tensor.name, actual, quote_name(stored)));
+  }
 }
 
 void KvFile::check_payload(int threads, const Progress& progress) const {
@@ -214,11 +233,7 @@ void KvFile::check_payload(int threads, const Progress& progress) const {
       done += part.size();
       if (progress) progress(part.size());
     }
-    const std::string actual = format_hash(XXH64_digest(state.get()));
-    if (const std::string& stored = metadata_at(file_, hash_key(tensor.name)); actual != stored) {
-      throw Error(fmt::format("{}: {}: the data's hash is {}, and it should be {}: the file is damaged",
-                              file_.file().path(), tensor.name, actual, stored));
-    }
+    check_hash(tensor, XXH64_digest(state.get()));
   });
   parallel_for(threads, 2 * static_cast<std::int64_t>(layers_.size()), [&](std::int64_t i) {
     const PackedLayer& layer = layers_[static_cast<std::size_t>(i / 2)];

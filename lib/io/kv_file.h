@@ -54,7 +54,7 @@ struct PackedLayer {
 
 class KvFile {
  public:
-  /// Opens and validates everything but the payload. Errors name the file and the tensor or the metadata key.
+  /// Opens and validates everything but the codes and norms: the header's hash, the schemes, the shapes, the tables. Errors name the file and the tensor or the metadata key.
   static KvFile open(const std::string& path);
 
   /// True if the safetensors file claims to be a .tq3 KV file (of whatever version).
@@ -76,8 +76,9 @@ class KvFile {
  private:
   explicit KvFile(SafetensorsFile file) : file_(std::move(file)) {}
   PackedTensor read_tensor(const std::string& name, std::map<std::string, std::shared_ptr<const Codec>>& codecs) const;
-  std::shared_ptr<const Codec> read_codec(const Scheme& scheme, const std::string& where) const;
-  std::vector<float> read_floats(const TensorInfo& tensor) const;
+  std::shared_ptr<const Codec> read_codec(const Scheme& scheme) const;
+  std::vector<float> read_table(const std::string& name, const std::vector<std::int64_t>& shape) const;
+  void check_hash(const TensorInfo& tensor, std::uint64_t hash) const;
   void check_rows(const PackedTensor& tensor) const;
 
   SafetensorsFile file_;

@@ -34,6 +34,14 @@ class KvPlanner {
       add_item(fmt::format("v.{}", layer.index), layer.v,
                default_scheme(options.v_bits, layer.v.head_dim, options.rotation, options.v_seed));
     }
+    // Tables, norms, codes: so every F32 tensor starts at a multiple of 4 bytes.
+    for (KvPlanItem& item : plan_.items) {
+      item.norms = add_tensor(item.name + ".norms", DType::kF32, {item.source->heads, item.source->tokens});
+    }
+    for (KvPlanItem& item : plan_.items) {
+      item.codes = add_tensor(item.name + ".codes", DType::kU8,
+                              {item.source->heads, item.source->tokens, item.codec->scheme().code_bytes()});
+    }
     for (const TensorSpec& tensor : plan_.tensors) plan_.metadata.emplace_back(hash_key(tensor.name), kHashPlaceholder);
     for (const auto& [key, value] : dump.metadata()) plan_.metadata.emplace_back("dump." + key, value);
     // From here on every offset is fixed.
@@ -44,8 +52,6 @@ class KvPlanner {
  private:
   void add_item(const std::string& name, const KvTensor& source, const Scheme& scheme) {
     KvPlanItem item{name, &source, find_codec(scheme), 0, 0};
-    item.codes = add_tensor(name + ".codes", DType::kU8, {source.heads, source.tokens, scheme.code_bytes()});
-    item.norms = add_tensor(name + ".norms", DType::kF32, {source.heads, source.tokens});
     plan_.metadata.emplace_back(scheme_key(name), format_scheme(scheme));
     plan_.metadata.emplace_back(source_key(name), format_source(source.info));
     plan_.input_bytes += source.info.bytes;
