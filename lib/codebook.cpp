@@ -11,10 +11,13 @@
 #include <limits>
 #include <optional>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "lib/error.h"
+#include "lib/solver/level_set.h"
 #include "lib/solver/lloyd_max.h"
+#include "lib/solver/published.h"
 
 namespace tq {
 namespace {
@@ -51,6 +54,15 @@ constexpr FrozenTable kFrozenTables[] = {
 };
 static_assert(std::size(kFrozenTables) == 8 * (1 + std::size(kShippedDims)));
 
+constexpr FrozenTable kVjTables[] = {
+// clang-format off
+#include "codebooks/vj_d64.inc"
+#include "codebooks/vj_d128.inc"
+#include "codebooks/vj_d256.inc"
+    // clang-format on
+};
+static_assert(std::size(kVjTables) == (kMaxVjBits - kMinVjBits + 1) * std::size(kVjGroupSizes));
+
 std::string format_id(Density density, int dim, int bits) {
   return fmt::format("{}-d{}-b{}", name_of(density), dim, bits);
 }
@@ -77,13 +89,23 @@ std::vector<float> expand_levels(const FrozenTable& frozen, int dim) {
   return levels;
 }
 
-// The second moment about `level` of the cell [lo, hi], by the density's symmetry taken where t >=
-// 0.
-double squared_error(const UnitDensity<double>& f, double lo, double hi, double level) {
-  double sum = 0;
-  if (hi > 0) sum += f.integrate(std::max(lo, 0.0), hi, level).second;
-  if (lo < 0) sum += f.integrate(std::max(-hi, 0.0), -lo, -level).second;
-  return sum;
+// The table that a frozen one stands for, at a dim that is its own unless it is a Gaussian.
+NamedCodebook make_named(std::string id, const FrozenTable& frozen, int dim) {
+  return {std::move(id),
+          make_codebook(expand_levels(frozen, dim)),
+          frozen.density,
+          dim,
+          frozen.distortion,
+          frozen.entropy_bits,
+          true};
+}
+
+// The frozen compatibility table of an id, if it is one.
+const FrozenTable* find_vj(std::string_view id) {
+  for (const FrozenTable& frozen : kVjTables) {
+    if (id == fmt::format("vj-d{}-b{}", frozen.dim, frozen.bits)) return &frozen;
+  }
+  return nullptr;
 }
 
 }  // namespace
@@ -119,16 +141,16 @@ NamedCodebook find_codebook(Density density, int dim, int bits) {
   check_solvable(density, dim, bits);
   const std::string id = format_id(density, dim, bits);
   if (const FrozenTable* frozen = find_frozen(density, dim, bits)) {
-    return {id, make_codebook(expand_levels(*frozen, dim)), frozen->distortion,
-            frozen->entropy_bits, true};
+    return make_named(id, *frozen, dim);
   }
   const SolvedCodebook book = solve_codebook(density, dim, bits);
   std::vector<float> levels;
   for (double level : book.levels) levels.push_back(static_cast<float>(level));
-  return {id, make_codebook(levels), book.distortion, book.entropy_bits, false};
+  return {id, make_codebook(levels), density, dim, book.distortion, book.entropy_bits, false};
 }
 
 NamedCodebook find_codebook(std::string_view id) {
+  if (const FrozenTable* vj = find_vj(id)) return make_named(std::string(id), *vj, vj->dim);
   const std::size_t dim_at = id.find("-d");
   const std::size_t bits_at = id.rfind("-b");
   int dim = 0;
@@ -139,7 +161,10 @@ NamedCodebook find_codebook(std::string_view id) {
   }
   const std::optional<Density> density = parse_density(id.substr(0, dim_at));
   if (!density || id != format_id(*density, dim, bits)) {
-    throw Error(fmt::format("codebook id \"{}\" is unknown: an id is such as beta-d128-b3", id));
+    throw Error(
+        fmt::format("codebook id \"{}\" is unknown: an id is such as beta-d128-b3, "
+                    "gaussian-d128-b3 or vj-d128-b3 (dims 64, 128, 256; bits 2, 3, 4)",
+                    id));
   }
   try {
     return find_codebook(*density, dim, bits);
@@ -153,16 +178,9 @@ double table_distortion(const Codebook& table, Density density, int dim) {
     throw Error(fmt::format("distortion of a codebook for {} dim {}: dim must be {}..{}",
                             name_of(density), dim, kMinSolverDim, kMaxSolverDim));
   }
-  constexpr double kInfinity = std::numeric_limits<double>::infinity();
-  const UnitDensity<double> f(density, dim);
-  const int count = 1 << table.bits;
-  double sum = 0;
-  for (int i = 0; i < count; ++i) {
-    const double lo = i == 0 ? -kInfinity : static_cast<double>(table.edges[i - 1]);
-    const double hi = i + 1 == count ? kInfinity : static_cast<double>(table.edges[i]);
-    sum += squared_error(f, lo, hi, static_cast<double>(table.levels[i]));
-  }
-  return sum * dim;
+  const std::size_t count = std::size_t{1} << table.bits;
+  return set_distortion(
+      {{table.levels, table.levels + count}, {table.edges, table.edges + count - 1}}, density, dim);
 }
 
 }  // namespace tq

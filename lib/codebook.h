@@ -30,9 +30,11 @@ Codebook make_codebook(std::span<const float> levels);
 
 /// A table with its origin.
 struct NamedCodebook {
-  std::string id;  ///< "beta-d128-b3", "gaussian-d100-b4"
+  std::string id;  ///< "beta-d128-b3", "gaussian-d100-b4", "vj-d128-b3"
   Codebook table;
-  double distortion;    ///< relative MSE under the density of the id; 9 digits if frozen
+  Density density;      ///< what the two numbers below hold for: Beta for a "vj" table
+  int dim;              ///< of the id
+  double distortion;    ///< relative MSE under that density; 9 digits if frozen
   double entropy_bits;  ///< entropy of a code under that density, in bits
   bool frozen;          ///< from codebooks/; else solved by this call
 };
@@ -48,8 +50,9 @@ struct NamedCodebook {
 /// which is IEEE operations alone, so the same bits on every machine.
 NamedCodebook find_codebook(Density density, int dim, int bits);
 
-/// The codebook of an id that find_codebook made. Throws Error, which names the id, for any other
-/// text.
+/// The codebook of an id: one that find_codebook made, or a frozen compatibility table of
+/// turboquant-plus-vllm, "vj-d<64, 128, 256>-b<2, 3, 4>" (lib/solver/published.h). Throws Error,
+/// which names the id, for any other text.
 NamedCodebook find_codebook(std::string_view id);
 
 /// Exact relative MSE, dim * E (t - level)^2, of any table with the edges it has, also one that is

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "lib/error.h"
+#include "lib/solver/level_set.h"
 
 namespace tq {
 namespace {
@@ -29,13 +30,14 @@ struct NewtonSystem {
 };
 
 // Panter and Dite's point density: levels at high rate are spread as f^(1/3), which is N(0, 3
-// sigma^2) or again a Beta.
-std::vector<double> guess_levels(Density density, int dim, std::size_t count) {
+// sigma^2) or again a Beta. A Gaussian may be cut at `end`.
+std::vector<double> guess_levels(Density density, int dim, std::size_t count, double end) {
   const boost::math::normal normal(0.0, std::sqrt(3.0 / dim));
   const double shape = (dim - 3) / 6.0 + 1;
+  const double mass = density == Density::kGaussian ? cdf(normal, end) - 0.5 : 0.5;
   std::vector<double> levels(count);
   for (std::size_t i = 0; i < count; ++i) {
-    const double p = 0.5 + (static_cast<double>(i) + 0.5) / (2 * static_cast<double>(count));
+    const double p = 0.5 + mass * (static_cast<double>(i) + 0.5) / static_cast<double>(count);
     if (density == Density::kGaussian) {
       levels[i] = quantile(normal, p);
     } else {
@@ -52,13 +54,13 @@ bool is_ascending_inside(const std::vector<double>& levels, double end) {
 
 // d E[t | a, b] / db = f(b) (b - E) / mass, and the same with a. An edge moves by half of what
 // either level moves; the edge at 0 and the end of the support do not move.
-NewtonSystem build_system(const UnitDensity<double>& f, const std::vector<double>& c) {
+NewtonSystem build_system(const UnitDensity<double>& f, const std::vector<double>& c, double end) {
   const std::size_t count = c.size();
   NewtonSystem system{std::vector<double>(count), std::vector<double>(count),
                       std::vector<double>(count), std::vector<double>(count)};
   for (std::size_t i = 0; i < count; ++i) {
     const double lo = i == 0 ? 0 : (c[i - 1] + c[i]) / 2;
-    const double hi = i + 1 == count ? f.end() : (c[i] + c[i + 1]) / 2;
+    const double hi = i + 1 == count ? end : (c[i] + c[i + 1]) / 2;
     const CellMoments<double> cell = f.integrate(lo, hi, c[i]);
     const double residual = -cell.first / cell.mass;
     const double mean = c[i] - residual;
@@ -88,8 +90,9 @@ std::vector<double> solve_tridiagonal(NewtonSystem system) {
 
 // Newton steps, halved until the levels stay ascending and max |F| falls; ends when no step lowers
 // it, that is, when nothing but rounding is left.
-std::vector<double> solve_positive_half(const UnitDensity<double>& f, std::vector<double> levels) {
-  NewtonSystem system = build_system(f, levels);
+std::vector<double> solve_positive_half(const UnitDensity<double>& f, std::vector<double> levels,
+                                        double end) {
+  NewtonSystem system = build_system(f, levels, end);
   bool improved = true;
   while (improved) {
     improved = false;
@@ -97,8 +100,8 @@ std::vector<double> solve_positive_half(const UnitDensity<double>& f, std::vecto
     for (double damping = 1; damping > 1e-3 && !improved; damping /= 2) {
       std::vector<double> trial = levels;
       for (std::size_t i = 0; i < trial.size(); ++i) trial[i] -= damping * step[i];
-      if (!is_ascending_inside(trial, f.end())) continue;
-      NewtonSystem next = build_system(f, trial);
+      if (!is_ascending_inside(trial, end)) continue;
+      NewtonSystem next = build_system(f, trial, end);
       improved = next.worst < system.worst;
       if (improved) {
         levels = std::move(trial);
@@ -109,7 +112,30 @@ std::vector<double> solve_positive_half(const UnitDensity<double>& f, std::vecto
   return levels;
 }
 
-// Fills distortion, entropy and violation from the levels and edges as they are returned.
+// The positive half of the levels over `scale`, and their mirror image.
+std::vector<double> expand_half(const std::vector<double>& positive, double scale) {
+  const std::size_t half = positive.size();
+  std::vector<double> levels(2 * half);
+  for (std::size_t i = 0; i < half; ++i) {
+    levels[half + i] = positive[i] / scale;
+    levels[half - 1 - i] = -levels[half + i];
+  }
+  return levels;
+}
+
+}  // namespace
+
+void check_solvable(Density density, int dim, int bits) {
+  if (bits < 1 || bits > 8) {
+    throw UsageError(fmt::format("codebook bits {}: must be 1..8", bits));
+  }
+  if (!is_solvable_dim(density, dim)) {
+    throw UsageError(fmt::format("{} codebook dim {}: must be {}..{}{}", name_of(density), dim,
+                                 kMinSolverDim, kMaxSolverDim,
+                                 density == Density::kGaussian ? ", or 1" : ""));
+  }
+}
+
 void certify(SolvedCodebook& book) {
   const UnitDensity<long double> f(book.density, book.dim);
   const std::size_t half = book.levels.size() / 2;
@@ -128,36 +154,18 @@ void certify(SolvedCodebook& book) {
   book.centroid_violation = static_cast<double>(worst);
 }
 
-}  // namespace
-
-void check_solvable(Density density, int dim, int bits) {
-  if (bits < 1 || bits > 8) {
-    throw UsageError(fmt::format("codebook bits {}: must be 1..8", bits));
-  }
-  if (!is_solvable_dim(density, dim)) {
-    throw UsageError(fmt::format("{} codebook dim {}: must be {}..{}{}", name_of(density), dim,
-                                 kMinSolverDim, kMaxSolverDim,
-                                 density == Density::kGaussian ? ", or 1" : ""));
-  }
-}
-
 SolvedCodebook solve_codebook(Density density, int dim, int bits) {
   check_solvable(density, dim, bits);
   // Every Gaussian codebook is the standard normal's, scaled.
   const int solved_dim = density == Density::kGaussian ? 1 : dim;
   const std::size_t half = std::size_t{1} << (bits - 1);
-  const std::vector<double> positive = solve_positive_half(UnitDensity<double>(density, solved_dim),
-                                                           guess_levels(density, solved_dim, half));
+  const UnitDensity<double> f(density, solved_dim);
+  const std::vector<double> positive =
+      solve_positive_half(f, guess_levels(density, solved_dim, half, f.end()), f.end());
   const double scale = density == Density::kGaussian ? std::sqrt(static_cast<double>(dim)) : 1;
 
-  SolvedCodebook book{density, dim, bits, std::vector<double>(2 * half), {}, 0, 0, 0};
-  for (std::size_t i = 0; i < half; ++i) {
-    book.levels[half + i] = positive[i] / scale;
-    book.levels[half - 1 - i] = -book.levels[half + i];
-  }
-  for (std::size_t i = 0; i + 1 < book.levels.size(); ++i) {
-    book.edges.push_back((book.levels[i] + book.levels[i + 1]) / 2);
-  }
+  SolvedCodebook book{density, dim, bits, expand_half(positive, scale), {}, 0, 0, 0};
+  book.edges = find_midpoints(book.levels);
   certify(book);
   if (!(book.centroid_violation <= kMaxViolation)) {
     throw Error(
@@ -166,6 +174,15 @@ SolvedCodebook solve_codebook(Density density, int dim, int bits) {
                     name_of(density), dim, bits, book.centroid_violation, kMaxViolation));
   }
   return book;
+}
+
+std::vector<double> solve_cut_gaussian(int dim, int bits, double sigmas) {
+  check_solvable(Density::kGaussian, dim, bits);
+  const UnitDensity<double> f(Density::kGaussian, 1);
+  const std::size_t half = std::size_t{1} << (bits - 1);
+  return expand_half(
+      solve_positive_half(f, guess_levels(Density::kGaussian, 1, half, sigmas), sigmas),
+      std::sqrt(static_cast<double>(dim)));
 }
 
 }  // namespace tq

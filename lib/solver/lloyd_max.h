@@ -43,4 +43,12 @@ void check_solvable(Density density, int dim, int bits);
 /// double solution). Ranges: check_solvable. Throws Error should the violation exceed 1e-12.
 SolvedCodebook solve_codebook(Density density, int dim, int bits);
 
+/// Fills distortion, entropy_bits and centroid_violation from the other fields, whose levels and
+/// edges must be exactly antisymmetric, by a long double quadrature.
+void certify(SolvedCodebook& book);
+
+/// Levels of the Lloyd-Max codebook of N(0, 1/dim) cut off at +-`sigmas` of its standard
+/// deviations, which is what an integration over that range solves. dim and bits as above.
+std::vector<double> solve_cut_gaussian(int dim, int bits, double sigmas);
+
 }  // namespace tq
