@@ -1,0 +1,255 @@
+// tq bench: how fast the codec runs here, beside a copy of the same bytes.
+#include "lib/bench/bench.h"
+
+#include <fmt/format.h>
+#include <sys/utsname.h>
+
+#include <algorithm>
+#include <cmath>
+#include <ctime>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "cli/command.h"
+#include "cli/table.h"
+#include "cli/terminal.h"
+
+namespace tq::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr int kSchemaVersion = 1;
+constexpr int kMostThreads = 1024;
+
+struct Options {
+  std::string operation = "all";
+  CaseAxes axes = bench_axes();
+  std::vector<int> threads;
+  std::string target = "auto";
+  std::uint64_t megabytes = 64;
+  int repeat = 7;
+  bool json = false;
+  bool quiet = false;
+};
+
+struct Report {
+  std::vector<CopyRate> copies;  ///< one for each number of threads
+  std::vector<BenchResult> results;
+
+  /// The rate as a share of the copy by as many threads.
+  double share_of_copy(const BenchResult& result) const {
+    for (const CopyRate& copy : copies) {
+      if (copy.threads == result.threads) return result.gb_per_s / copy.gb_per_s;
+    }
+    return std::nan("");
+  }
+};
+
+std::vector<std::unique_ptr<Backend>> make_backends(const std::string& target) {
+  std::vector<std::unique_ptr<Backend>> backends;
+  if (target == "auto") {
+    backends.push_back(make_cpu_backend());
+  } else if (target == "all") {
+    for (const std::string& name : cpu_targets()) backends.push_back(make_cpu_backend(name));
+  } else {
+    backends.push_back(make_cpu_backend(target));
+  }
+  return backends;
+}
+
+/// Compare is the same code whatever decoded the rows: it is measured beside the first backend
+/// alone.
+bool is_measured(const Case& item, std::size_t backend) {
+  return backend == 0 || item.operation != Operation::kCompare;
+}
+
+Report measure(const Options& options) {
+  const auto backends = make_backends(options.target);
+  const std::vector<Case> cases = list_cases(options.axes);
+  const std::uint64_t bytes = options.megabytes * 1000000;
+  std::uint64_t runs = options.threads.size();  // the copies
+  for (const Case& item : cases) {
+    for (std::size_t b = 0; b < backends.size(); ++b)
+      runs += is_measured(item, b) ? options.threads.size() : 0;
+  }
+  ProgressBar bar("bench", runs * bytes, ProgressBar::Unit::kBytes, options.quiet);
+  const Progress progress = bar.callback();
+  Report report;
+  for (const int threads : options.threads) {
+    report.copies.push_back(measure_copy(bytes, threads, options.repeat));
+    progress(bytes);
+  }
+  std::vector<std::uint8_t> rows;
+  int dim = 0;
+  for (const Case& item : cases) {
+    if (item.dim != dim) {
+      dim = item.dim;
+      const std::uint64_t row_bytes = static_cast<std::uint64_t>(dim) * size_of(item.dtype);
+      rows = make_bench_rows(item.dtype, dim, static_cast<std::int64_t>(bytes / row_bytes));
+    }
+    for (std::size_t b = 0; b < backends.size(); ++b) {
+      if (!is_measured(item, b)) continue;
+      for (const int threads : options.threads) {
+        report.results.push_back(run_case(item, rows, *backends[b], threads, options.repeat));
+        progress(bytes);
+      }
+    }
+  }
+  return report;
+}
+
+std::string format_table(const Report& report, const Options& options) {
+  std::string text = fmt::format("{} of BF16 rows a case; GB/s of these bytes, median of {} runs\n",
+                                 format_bytes(options.megabytes * 1000000), options.repeat);
+  for (const CopyRate& copy : report.copies) {
+    text += fmt::format("memcpy of as many bytes, {} thread{}: {:.2f} GB/s\n", copy.threads,
+                        copy.threads == 1 ? "" : "s", copy.gb_per_s);
+  }
+  Table table({"op", "dim", "bits", "target", "threads", "GB/s", "of memcpy", "median us", "min us",
+               "hash"});
+  for (const BenchResult& r : report.results) {
+    std::vector<std::string> cells = {std::string(name_of(r.item.operation)),
+                                      std::to_string(r.item.dim), std::to_string(r.item.bits),
+                                      r.target, std::to_string(r.threads)};
+    if (r.failure.empty()) {
+      cells.insert(
+          cells.end(),
+          {fmt::format("{:.3f}", r.gb_per_s), fmt::format("{:.3f}", report.share_of_copy(r)),
+           fmt::format("{:.1f}", r.timing.median_us), fmt::format("{:.1f}", r.timing.min_us),
+           fmt::format("{:016x}", r.hash)});
+    } else {
+      cells.insert(cells.end(), {"-", "-", "-", "-", "wrong result"});
+    }
+    table.add(std::move(cells));
+  }
+  return text + "\n" + table.format();
+}
+
+/// The processor's name, or at least its architecture.
+std::string describe_cpu() {
+  std::ifstream info("/proc/cpuinfo");
+  for (std::string line; std::getline(info, line);) {
+    const std::size_t colon = line.find(": ");
+    if (line.starts_with("model name") && colon != std::string::npos) return line.substr(colon + 2);
+  }
+  utsname system{};
+  return uname(&system) == 0 ? system.machine : "unknown";
+}
+
+/// Now, as "2025-04-28T12:00:00Z".
+std::string format_date() {
+  const std::time_t now = std::time(nullptr);
+  std::tm utc{};
+  gmtime_r(&now, &utc);
+  char text[32];
+  return {text, std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &utc)};
+}
+
+Json case_json(const BenchResult& r, double share_of_copy) {
+  const bool timed = r.failure.empty();
+  const auto if_timed = [&](auto value) { return timed ? Json(value) : Json(nullptr); };
+  return {{"op", name_of(r.item.operation)},
+          {"dim", r.item.dim},
+          {"bits", r.item.bits},
+          {"dtype", name_of(r.item.dtype)},
+          {"target", r.target},
+          {"threads", r.threads},
+          {"rows", r.rows},
+          {"bytes", r.bytes},
+          {"relative_mse", std::isfinite(r.relative_mse) ? Json(r.relative_mse) : Json(nullptr)},
+          {"expected_mse", r.expected_mse},
+          {"gb_per_s", if_timed(r.gb_per_s)},
+          {"of_memcpy", if_timed(share_of_copy)},
+          {"median_us", if_timed(r.timing.median_us)},
+          {"min_us", if_timed(r.timing.min_us)},
+          {"hash", if_timed(fmt::format("{:016x}", r.hash))},
+          {"failure", timed ? Json(nullptr) : Json(r.failure)}};
+}
+
+std::string format_json(const Report& report, const Options& options) {
+  Json json;
+  json["schema_version"] = kSchemaVersion;
+  json["tq"] = TQ_VERSION;
+  json["machine"] = {{"cpu", describe_cpu()}, {"threads", default_threads()}};
+  json["date"] = format_date();
+  json["repeat"] = options.repeat;
+  json["memcpy"] = Json::array();
+  for (const CopyRate& copy : report.copies) {
+    json["memcpy"].push_back({{"threads", copy.threads},
+                              {"bytes", copy.bytes},
+                              {"gb_per_s", copy.gb_per_s},
+                              {"median_us", copy.timing.median_us},
+                              {"min_us", copy.timing.min_us}});
+  }
+  json["cases"] = Json::array();
+  for (const BenchResult& r : report.results)
+    json["cases"].push_back(case_json(r, report.share_of_copy(r)));
+  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+ExitCode run(Options options) {
+  for (const Operation operation : bench_axes().operations) {
+    if (options.operation == name_of(operation)) options.axes.operations = {operation};
+  }
+  if (options.threads.empty()) options.threads = {1, default_threads()};
+  std::sort(options.threads.begin(), options.threads.end());
+  options.threads.erase(std::unique(options.threads.begin(), options.threads.end()),
+                        options.threads.end());
+  const Report report = measure(options);
+  fmt::print("{}", options.json ? format_json(report, options) : format_table(report, options));
+  ExitCode code = ExitCode::kDone;
+  for (const BenchResult& r : report.results) {
+    if (r.failure.empty()) continue;
+    code = ExitCode::kCouldNot;
+    fmt::print(stderr, "tq: not timed: {} ({}, {} threads): {}\n", describe(r.item), r.target,
+               r.threads, r.failure);
+  }
+  return code;
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app, Command& command) {
+  auto options = std::make_shared<Options>();
+  CLI::App* sub = app.add_subcommand(
+      "bench", "time the codec on this machine, beside a copy of the same bytes");
+  sub->footer(
+      "Examples: tq bench\n"
+      "          tq bench --op encode --dim 128 --bits 3,4 --target all --threads 1 --json\n"
+      "Rates are of the BF16 rows: input of encode, output of decode, one side of compare. Each "
+      "result is checked "
+      "before it is\ntimed: relative MSE within 2 % of the codebook's D, a sample of rows equal to "
+      "the scalar "
+      "target's. Exit code 3 if a check fails.");
+  const auto add_list = [&](const char* name, std::vector<int>& values, const char* help, int low,
+                            int high) {
+    return sub->add_option(name, values, help)
+        ->delimiter(',')
+        ->allow_extra_args(false)
+        ->check(CLI::Range(low, high));
+  };
+  sub->add_option("--op", options->operation,
+                  "encode, decode, compare (error statistics of rows and their "
+                  "reconstruction) or all")
+      ->check(CLI::IsMember({"encode", "decode", "compare", "all"}));
+  add_list("--dim", options->axes.dims, "elements of a row, 8..1024, a list", kMinDim, kMaxRowDim);
+  add_list("--bits", options->axes.bits, "bits of a code, 1..8, a list", kMinBits, kMaxBits);
+  add_list("--threads", options->threads,
+           "threads, 1..1024, a list; default: 1 and all that the machine runs at once", 1,
+           kMostThreads)
+      ->default_str("");
+  sub->add_option("--target", options->target,
+                  "CPU target; auto: the widest, or what TQ_CPU names; all: each in turn")
+      ->check(CLI::IsMember({"scalar", "simd128", "avx2", "avx512", "auto", "all"}));
+  sub->add_option("--mb", options->megabytes,
+                  "BF16 rows of a case, 1..16384 MB; more than the caches hold shows memory")
+      ->check(CLI::Range(1, 16384));
+  sub->add_option("--repeat", options->repeat, "timed runs of a case, 1..1000; one more warms up")
+      ->check(CLI::Range(1, 1000));
+  sub->add_flag("--json", options->json, "print JSON");
+  sub->add_flag("--quiet", options->quiet, "no progress on stderr");
+  sub->callback([options, &command] { command = [options] { return run(*options); }; });
+}
+
+}  // namespace tq::cli

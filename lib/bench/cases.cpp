@@ -1,0 +1,51 @@
+#include "lib/bench/cases.h"
+
+#include <fmt/format.h>
+
+namespace tq {
+
+std::string_view name_of(Operation operation) {
+  switch (operation) {
+    case Operation::kEncode:
+      return "encode";
+    case Operation::kDecode:
+      return "decode";
+    case Operation::kCompare:
+      break;
+  }
+  return "compare";
+}
+
+std::string describe(const Case& item) {
+  return fmt::format("{}, dim {}, {} bits, {}", name_of(item.operation), item.dim, item.bits,
+                     name_of(item.dtype));
+}
+
+CaseAxes bench_axes() {
+  return {{Operation::kEncode, Operation::kDecode, Operation::kCompare},
+          {64, 96, 128, 256},
+          {2, 3, 4},
+          {DType::kBf16}};
+}
+
+CaseAxes parity_axes() {
+  return {{Operation::kEncode, Operation::kDecode},
+          {8, 9, 15, 31, 32, 64, 80, 96, 100, 112, 128, 144, 256, 576, 1024},
+          {1, 2, 3, 4, 5, 6, 7, 8},
+          {DType::kF32, DType::kF16, DType::kBf16}};
+}
+
+std::vector<Case> list_cases(const CaseAxes& axes) {
+  std::vector<Case> cases;
+  for (const int dim : axes.dims) {
+    for (const DType dtype : axes.dtypes) {
+      for (const int bits : axes.bits) {
+        for (const Operation operation : axes.operations)
+          cases.push_back({operation, dim, bits, dtype});
+      }
+    }
+  }
+  return cases;
+}
+
+}  // namespace tq

@@ -1,0 +1,53 @@
+// The one list of cases: operation x dim x bits x dtype. Benchmarks and parity tests take it, so
+// that what is timed is what was compared, on every backend.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "lib/dtype.h"
+
+namespace tq {
+
+enum class Operation {
+  kEncode,   ///< rows -> codes and norms
+  kDecode,   ///< codes and norms -> rows
+  kCompare,  ///< rows and their reconstruction -> ErrorStats
+};
+
+/// "encode", "decode", "compare".
+std::string_view name_of(Operation operation);
+
+struct Case {
+  Operation operation;
+  int dim;      ///< elements of a row, 8..1024
+  int bits;     ///< bits of a code, 1..8
+  DType dtype;  ///< of the rows: F32, F16 or BF16
+
+  bool operator==(const Case&) const = default;
+};
+
+/// "encode, dim 128, 3 bits, BF16".
+std::string describe(const Case& item);
+
+/// What a list of cases is the product of.
+struct CaseAxes {
+  std::vector<Operation> operations;
+  std::vector<int> dims;
+  std::vector<int> bits;
+  std::vector<DType> dtypes;
+};
+
+/// The head dims and widths of KV caches, BF16, every operation.
+CaseAxes bench_axes();
+
+/// Every path of the code: powers of two, each order of H_m, dense rotations, smallest and largest
+/// dim, rows of codes that end within a byte; every width and dtype; encode and decode.
+CaseAxes parity_axes();
+
+/// The product. The dim varies slowest, then dtype, bits, operation: neighbours share their rows
+/// and their codec.
+std::vector<Case> list_cases(const CaseAxes& axes);
+
+}  // namespace tq
