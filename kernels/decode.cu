@@ -1,0 +1,71 @@
+// Decode on the GPU: the mirror of encode.cu, one thread a row, any dim up to 1024, any rotation. The plain kernel.
+// Layout as there: the row and its scratch in local memory, interleaved by the hardware; the levels in shared memory.
+#include "kernels/cuda_check.h"
+#include "kernels/gpu_rows.h"
+#include "kernels/gpu_target.h"
+#include "lib/math/row.h"
+
+namespace tq::cuda {
+namespace {
+
+// ---- Helpers.
+
+/// Decodes one row in the memory of one thread; not inlined, as in encode.cu.
+template <int Bits>
+__device__ __noinline__ void decode_one(const DecodeArgs& args, const Codebook& codebook, std::int64_t row, float* x,
+                                        float* scratch, std::int32_t* words) {
+  const int dim = args.rotation.dim;
+  const int bytes = math::row_bytes(dim, Bits);
+  load_words(args.codes + row * bytes, bytes, words);
+  const math::LevelTable<Bits, float> level_of(codebook);
+  math::decode_row<Bits>(words, args.norms[row], args.rotation, level_of, x, scratch);
+  store_row(args.dtype, x, dim, args.rows + row * dim * element_bytes(args.dtype));
+}
+
+// ---- The kernel, for rows of at most Capacity elements.
+
+template <int Bits, int Capacity>
+__global__ void __launch_bounds__(kRowsPerBlock)
+    decode_any(const __grid_constant__ DecodeArgs args, const __grid_constant__ Codebook table) {
+  __shared__ Codebook codebook;
+  for (int i = static_cast<int>(threadIdx.x); i < (1 << Bits); i += kRowsPerBlock) codebook.levels[i] = table.levels[i];
+  __syncthreads();
+
+  const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * kRowsPerBlock + threadIdx.x;
+  if (row >= args.count) return;
+  float x[Capacity];
+  float scratch[2 * Capacity];  // kRotationScratch, for rows of Capacity
+  std::int32_t words[Capacity * Bits / 32];
+  decode_one<Bits>(args, codebook, row, x, scratch, words);
+}
+
+// ---- The launcher.
+
+template <int Bits>
+void launch_decode(const DecodeArgs& args) {
+  const auto blocks = static_cast<unsigned>((args.count + kRowsPerBlock - 1) / kRowsPerBlock);
+  if (args.rotation.dim <= 256) {
+    decode_any<Bits, 256><<<blocks, kRowsPerBlock>>>(args, *args.codebook);
+  } else {
+    decode_any<Bits, math::kMaxDim><<<blocks, kRowsPerBlock>>>(args, *args.codebook);
+  }
+  check_cuda(cudaGetLastError(), "starting to decode");
+}
+
+}  // namespace
+
+void decode_rows(const DecodeArgs& args) {
+  check_launch("decode", args.codebook->bits, args.rotation.dim, args.dtype, args.count);
+  switch (args.codebook->bits) {
+    case 1: return launch_decode<1>(args);
+    case 2: return launch_decode<2>(args);
+    case 3: return launch_decode<3>(args);
+    case 4: return launch_decode<4>(args);
+    case 5: return launch_decode<5>(args);
+    case 6: return launch_decode<6>(args);
+    case 7: return launch_decode<7>(args);
+    default: return launch_decode<8>(args);
+  }
+}
+
+}  // namespace tq::cuda

@@ -1,0 +1,20 @@
+// The CUDA backend, and why there may be none. In a build without CUDA both functions exist and say so.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "lib/backend.h"
+
+namespace tq {
+
+/// Why no CUDA device can be used, in one line that fits after "no GPU: ": the build has no CUDA, no driver, no device.
+/// Empty if there is a device.
+std::string describe_missing_cuda();
+
+/// The backend of CUDA device 0, 1, ... It writes the same bytes as the CPU's. Rows lie in host memory and pass through
+/// device buffers of at most 190 MB; device memory that the kernels themselves need comes on top, see docs/kernels.md.
+/// Calls are serialized by a mutex. Throws Error if the device does not exist, or if this build has no code for it.
+std::unique_ptr<Backend> make_cuda_backend(int device);
+
+}  // namespace tq

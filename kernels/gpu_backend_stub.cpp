@@ -1,0 +1,13 @@
+// What stands in for gpu_backend.cpp in a build without CUDA.
+#include "kernels/gpu_backend.h"
+#include "lib/error.h"
+
+namespace tq {
+
+std::string describe_missing_cuda() {
+  return "this build has no CUDA; configure with -DTQ_CUDA=ON where nvcc is installed";
+}
+
+std::unique_ptr<Backend> make_cuda_backend(int) { throw Error("no GPU: " + describe_missing_cuda()); }
+
+}  // namespace tq

@@ -1,0 +1,36 @@
+// What the CUDA target offers: the launchers of encode.cu, decode.cu and qjl.cu, the counterpart of cpu_target.h.
+// gpu_backend.cpp moves the data and calls them. No CUDA type is named here, so host code can include it.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cpu_target.h"
+
+namespace tq::cuda {
+
+/// Rows that one launch takes at most: row numbers of a launch fit an int, with room for a block.
+inline constexpr std::int64_t kMaxLaunchRows = std::int64_t{1} << 30;
+
+/// Threads of a block, one row each.
+inline constexpr int kRowsPerBlock = 128;
+
+/// Starts encoding on the current device's default stream. All pointers in `args` are to device memory but `codebook`,
+/// which is on the host and goes to the kernel by value. Rows start at multiples of the element's size.
+/// *first_refused (device memory) becomes the smaller of its value and the number of the first row that cannot be coded.
+/// Throws Error for bits, dim, dtype or count out of range and when CUDA refuses the launch. Does not wait for the end.
+void encode_rows(const EncodeArgs& args, unsigned long long* first_refused);
+
+/// The same for decoding.
+void decode_rows(const DecodeArgs& args);
+
+/// The same for the sketch of residuals, and for adding it to the rows in args.x_hat.
+void sketch_rows(const SketchArgs& args, unsigned long long* first_refused);
+void add_sketches(const SketchArgs& args);
+
+/// True if this build holds machine code, or code that the driver can translate, for the current device.
+bool has_code_for_device();
+
+/// Throws Error that names what is out of range: bits 1..8, dim 1..1024, F32 F16 or BF16, count 1..kMaxLaunchRows.
+void check_launch(const char* kernel, int bits, int dim, DType dtype, std::int64_t count);
+
+}  // namespace tq::cuda

@@ -1,0 +1,382 @@
+// Does the GPU write the same bytes as one CPU thread without vector code? Every case of the list below is encoded and
+// decoded by both, and codes, norms and decoded values are compared byte for byte.
+//
+//   gpu_parity [N]       CUDA device N, by default 0
+//   gpu_parity TARGET    a CPU target (such as avx2) in the GPU's place
+//
+// Exit 0: the same; 1: a difference, which is shown; 3: could not run; 77: no GPU here, counted as skipped by CTest.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/gpu_backend.h"
+#include "lib/convert.h"
+#include "lib/error.h"
+#include "lib/parallel.h"
+
+namespace tq {
+namespace {
+
+constexpr int kSkipped = 77;
+constexpr int kDims[] = {8, 9, 32, 64, 80, 96, 100, 112, 128, 144, 256, 576, 1024};
+constexpr RotationKind kRotations[] = {RotationKind::kRht2, RotationKind::kRht1, RotationKind::kQr,
+                                       RotationKind::kIdentity};
+constexpr DType kDTypes[] = {DType::kF32, DType::kF16, DType::kBf16};
+constexpr int kNormDims[] = {9, 80, 128, 1024};
+constexpr int kSketchDims[] = {8, 9, 64, 100, 128, 576};
+
+/// What a case compares, and how often it differed.
+struct Tally {
+  std::int64_t rows = 0;
+  std::int64_t differences = 0;
+};
+
+/// Rows as a backend takes them, and what it made of them.
+struct Coded {
+  std::int64_t refused = -1;
+  std::vector<std::uint8_t> codes;
+  std::vector<float> norms;
+  std::vector<std::uint8_t> decoded;
+};
+
+struct Rows {
+  DType dtype;
+  int dim;
+  std::int64_t count;
+  std::vector<std::uint8_t> bytes;
+
+  std::size_t row_bytes() const { return static_cast<std::size_t>(dim) * size_of(dtype); }
+};
+
+/// Largest value of a row whose norm still fits float32.
+float largest_value(DType dtype) { return dtype == DType::kF16 ? 6e4f : 8e36f; }
+
+/// Ten rows that each take a path of their own, then normal rows of all magnitudes, some with a strong mean.
+std::vector<float> make_values(DType dtype, int dim, std::int64_t count, float huge, std::uint32_t seed) {
+  const bool f16 = dtype == DType::kF16;
+  const float tiny = f16 ? 6e-5f : 1e-30f;
+  const float subnormal = f16 ? 6e-8f : 1e-40f;
+  std::mt19937 generator(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(static_cast<std::size_t>(count * dim));
+  for (std::int64_t row = 0; row < count; ++row) {
+    float* x = values.data() + row * dim;
+    const float scale = std::ldexp(1.0f, static_cast<int>(row % 17) - 8);
+    const float mean = row % 5 == 0 ? 3.0f : 0.0f;
+    for (int i = 0; i < dim; ++i) {
+      const float z = std::clamp(normal(generator), -4.0f, 4.0f);
+      switch (row) {
+        case 0: x[i] = 0.0f; break;
+        case 1: x[i] = -0.0f; break;
+        case 2: x[i] = i == dim / 2 ? -1.0f : 0.0f; break;
+        case 3: x[i] = 0.25f; break;
+        case 4: x[i] = z * tiny; break;
+        case 5: x[i] = z > 0 ? subnormal : 0.0f; break;
+        case 6: x[i] = z > 0 ? huge : -huge; break;
+        case 7: x[i] = i == 0 ? huge : z * tiny; break;
+        case 8: x[i] = i == dim - 1 ? subnormal : 0.0f; break;
+        case 9: x[i] = z > 0 ? 1.0f : -1.0f; break;
+        default: x[i] = scale * (z + mean);
+      }
+    }
+  }
+  return values;
+}
+
+Rows make_rows(DType dtype, int dim, std::int64_t count, float huge, std::uint32_t seed) {
+  Rows rows{dtype, dim, count, {}};
+  rows.bytes.resize(static_cast<std::size_t>(count) * rows.row_bytes());
+  const std::vector<float> values = make_values(dtype, dim, count, huge, seed);
+  convert_from_float(values.data(), count * dim, dtype, rows.bytes.data());
+  return rows;
+}
+
+/// Encodes and decodes all rows in one call each.
+Coded code_rows(const Backend& backend, const Codec& codec, const Rows& rows) {
+  Coded coded;
+  const auto count = static_cast<std::size_t>(rows.count);
+  coded.codes.resize(count * static_cast<std::size_t>(codec.scheme().code_bytes()));
+  coded.norms.resize(count);
+  coded.refused =
+      backend.encode(codec, rows.dtype, rows.bytes.data(), rows.count, coded.codes.data(), coded.norms.data());
+  if (coded.refused >= 0) return coded;
+  coded.decoded.resize(rows.bytes.size());
+  backend.decode(codec, coded.codes.data(), coded.norms.data(), rows.count, rows.dtype, coded.decoded.data());
+  return coded;
+}
+
+/// The same in pieces, for the one-row-at-a-time CPU code: on all cores.
+Coded code_rows_in_pieces(const Backend& backend, const Codec& codec, const Rows& rows) {
+  constexpr std::int64_t kPiece = 32;
+  const auto code_bytes = static_cast<std::size_t>(codec.scheme().code_bytes());
+  Coded all;
+  all.codes.resize(static_cast<std::size_t>(rows.count) * code_bytes);
+  all.norms.resize(static_cast<std::size_t>(rows.count));
+  all.decoded.resize(rows.bytes.size());
+  std::atomic<std::int64_t> refused{rows.count};
+  parallel_for(default_threads(), (rows.count + kPiece - 1) / kPiece, [&](std::int64_t piece) {
+    const std::int64_t start = piece * kPiece;
+    const std::int64_t count = std::min(kPiece, rows.count - start);
+    const auto first = static_cast<std::size_t>(start);
+    std::uint8_t* codes = all.codes.data() + first * code_bytes;
+    float* norms = all.norms.data() + first;
+    const std::int64_t bad =
+        backend.encode(codec, rows.dtype, rows.bytes.data() + first * rows.row_bytes(), count, codes, norms);
+    if (bad >= 0) {
+      std::int64_t lowest = refused;
+      while (start + bad < lowest && !refused.compare_exchange_weak(lowest, start + bad)) {
+      }
+      return;
+    }
+    backend.decode(codec, codes, norms, count, rows.dtype, all.decoded.data() + first * rows.row_bytes());
+  });
+  all.refused = refused < rows.count ? refused.load() : -1;
+  return all;
+}
+
+/// Compares the first `rows` rows of two arrays, and shows the first row that differs.
+bool same_bytes(const char* what, const std::string& where, const void* expected, const void* got, std::int64_t rows,
+                std::size_t row_bytes) {
+  if (std::memcmp(expected, got, static_cast<std::size_t>(rows) * row_bytes) == 0) return true;
+  const auto* a = static_cast<const std::uint8_t*>(expected);
+  const auto* b = static_cast<const std::uint8_t*>(got);
+  std::int64_t differing = 0;
+  std::int64_t first = -1;
+  for (std::int64_t row = 0; row < rows; ++row) {
+    if (std::memcmp(a + static_cast<std::size_t>(row) * row_bytes, b + static_cast<std::size_t>(row) * row_bytes,
+                    row_bytes) == 0) {
+      continue;
+    }
+    if (first < 0) first = row;
+    ++differing;
+  }
+  std::size_t at = static_cast<std::size_t>(first) * row_bytes;
+  while (a[at] == b[at]) ++at;
+  fmt::print("  {}: {} differ in {} of {} rows, first in row {}, byte {}: {:02x}, and the CPU has {:02x}\n", where, what,
+             differing, rows, first, at - static_cast<std::size_t>(first) * row_bytes, b[at], a[at]);
+  return false;
+}
+
+/// `refused`: the row that both must refuse, or -1. Rows before it are compared.
+void compare(const Backend& reference, const Backend& tested, const Codec& codec, const Rows& rows,
+             std::int64_t refused, Tally& tally) {
+  const Scheme& scheme = codec.scheme();
+  const std::string where = fmt::format("{} from {}", format_scheme(scheme), name_of(rows.dtype));
+  const Coded expected = code_rows_in_pieces(reference, codec, rows);
+  const Coded got = code_rows(tested, codec, rows);
+  tally.rows += rows.count;
+  bool same = expected.refused == refused && got.refused == refused;
+  if (!same) {
+    fmt::print("  {}: row {} is refused, the CPU refuses {}, and {} is right\n", where, got.refused, expected.refused,
+               refused);
+  }
+  const std::int64_t comparable = refused >= 0 ? refused : rows.count;
+  same &= same_bytes("codes", where, expected.codes.data(), got.codes.data(), comparable,
+                     static_cast<std::size_t>(scheme.code_bytes()));
+  same &= same_bytes("norms", where, expected.norms.data(), got.norms.data(), comparable, sizeof(float));
+  if (same && refused < 0) {
+    same &= same_bytes("decoded values", where, expected.decoded.data(), got.decoded.data(), comparable,
+                       rows.row_bytes());
+  }
+  if (!same) ++tally.differences;
+}
+
+/// Writes `value` over element `i` of a row, or over all of them if i < 0.
+void spoil(Rows& rows, std::int64_t row, int i, float value) {
+  std::uint8_t bytes[4];
+  convert_from_float(&value, 1, rows.dtype, bytes);
+  std::uint8_t* x = rows.bytes.data() + static_cast<std::size_t>(row) * rows.row_bytes();
+  for (int j = std::max(i, 0); j < (i < 0 ? rows.dim : i + 1); ++j) {
+    std::memcpy(x + static_cast<std::size_t>(j) * size_of(rows.dtype), bytes, size_of(rows.dtype));
+  }
+}
+
+/// The same row must be refused for NaN, both infinities and a norm that overflows; of two bad rows, the first.
+void compare_refusals(const Backend& reference, const Backend& tested, const Codec& codec, const Rows& all,
+                      Tally& tally) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  Rows good = all;
+  good.count = std::min<std::int64_t>(all.count, 300);
+  good.bytes.resize(static_cast<std::size_t>(good.count) * good.row_bytes());
+  const std::int64_t late = good.count - 7;
+  const struct {
+    std::int64_t row;
+    int element;
+    float value;
+  } spoiled[] = {{late, 0, std::numeric_limits<float>::quiet_NaN()},
+                 {late - 1, good.dim - 1, kInfinity},
+                 {12, good.dim / 2, -kInfinity},
+                 {late - 2, -1, 3e38f}};
+  for (const auto& bad : spoiled) {
+    Rows rows = good;
+    spoil(rows, bad.row, bad.element, bad.value);
+    spoil(rows, good.count - 1, 0, kInfinity);
+    compare(reference, tested, codec, rows, bad.row, tally);
+  }
+}
+
+/// Sketches of what decode() made of the rows, and the rows with them added.
+void compare_sketches(const Backend& reference, const Backend& tested, const Codec& codec, Rows rows, Tally& tally) {
+  const std::string where = fmt::format("{} from {}", format_scheme(codec.scheme()), name_of(rows.dtype));
+  const auto count = static_cast<std::size_t>(rows.count);
+  const auto sign_bytes = static_cast<std::size_t>(rows.dim + 7) / 8;
+  const auto values = count * static_cast<std::size_t>(rows.dim);
+  const Coded coded = code_rows(reference, codec, rows);
+  std::vector<float> x_hat(values);
+  convert_to_float(rows.dtype, coded.decoded.data(), rows.count * rows.dim, x_hat.data());
+  std::vector<std::uint8_t> signs[2];
+  std::vector<float> norms[2], sums[2];
+  bool same = true;
+  for (const int which : {0, 1}) {
+    const Backend& backend = which == 0 ? reference : tested;
+    signs[which].resize(count * sign_bytes);
+    norms[which].resize(count);
+    sums[which] = x_hat;
+    same &= backend.sketch(codec, rows.dtype, rows.bytes.data(), x_hat.data(), rows.count, signs[which].data(),
+                           norms[which].data()) == -1;
+    backend.add_sketches(codec, signs[0].data(), norms[0].data(), rows.count, sums[which].data());
+  }
+  if (!same) fmt::print("  {}: a row is refused by the sketch\n", where);
+  same &= same_bytes("signs", where, signs[0].data(), signs[1].data(), rows.count, sign_bytes);
+  same &= same_bytes("residual norms", where, norms[0].data(), norms[1].data(), rows.count, sizeof(float));
+  same &= same_bytes("rows with sketches", where, sums[0].data(), sums[1].data(), rows.count,
+                     static_cast<std::size_t>(rows.dim) * sizeof(float));
+  const std::int64_t bad = rows.count / 2;
+  spoil(rows, bad, 0, std::numeric_limits<float>::quiet_NaN());
+  const std::int64_t refused = tested.sketch(codec, rows.dtype, rows.bytes.data(), x_hat.data(), rows.count,
+                                             signs[1].data(), norms[1].data());
+  if (refused != bad) fmt::print("  {}: the sketch refuses row {}, not {}\n", where, refused, bad);
+  tally.rows += rows.count;
+  if (!same || refused != bad) ++tally.differences;
+}
+
+/// Dense rotations cost dim^2 a row: fewer rows there.
+std::int64_t rows_of_case(RotationKind rotation, int dim) {
+  if (!is_dense(rotation, dim)) return 2000;
+  return std::clamp<std::int64_t>((1 << 25) / (dim * dim), 64, 2000);
+}
+
+Tally compare_family(const Backend& reference, const Backend& tested, int dim, RotationKind rotation) {
+  Tally tally;
+  const std::int64_t count = rows_of_case(rotation, dim);
+  const std::vector<float> matrix = Codec(default_scheme(1, dim, rotation)).rotation().matrix();
+  for (int bits = kMinBits; bits <= kMaxBits; ++bits) {
+    const Scheme scheme = default_scheme(bits, dim, rotation);
+    const Codec codec(scheme, find_codebook(scheme.codebook).table, matrix, {}, "gpu_parity");
+    for (const DType dtype : kDTypes) {
+      const auto seed = static_cast<std::uint32_t>(dim * 64 + bits);
+      const Rows rows = make_rows(dtype, dim, count, largest_value(dtype), seed);
+      compare(reference, tested, codec, rows, -1, tally);
+      compare_refusals(reference, tested, codec, rows, tally);
+    }
+  }
+  return tally;
+}
+
+/// Norms that are not the row's own, and norms of F16, among them some that round to zero.
+Tally compare_norms(const Backend& reference, const Backend& tested, int dim, NormMode mode, DType norm_dtype) {
+  Tally tally;
+  const DType dtype = norm_dtype == DType::kF16 ? DType::kBf16 : DType::kF32;
+  const float huge = norm_dtype == DType::kF16 ? 300.0f : largest_value(dtype) / 4;
+  for (int bits = kMinBits; bits <= kMaxBits; ++bits) {
+    Scheme scheme = default_scheme(bits, dim);
+    scheme.norm = mode;
+    scheme.norm_dtype = norm_dtype;
+    const Codec codec(scheme);
+    Rows rows = make_rows(dtype, dim, rows_of_case(scheme.rotation, dim), huge, 11);
+    compare(reference, tested, codec, rows, -1, tally);
+    spoil(rows, rows.count - 3, -1, norm_dtype == DType::kF16 ? 65000.0f : 3e38f);
+    compare(reference, tested, codec, rows, rows.count - 3, tally);
+  }
+  return tally;
+}
+
+Tally compare_sketches_of_dim(const Backend& reference, const Backend& tested, int dim) {
+  Tally tally;
+  Scheme scheme = default_scheme(2, dim);
+  scheme.qjl = 7;
+  for (const DType norm_dtype : {DType::kF32, DType::kF16}) {
+    scheme.norm_dtype = norm_dtype;
+    const Codec codec(scheme);
+    for (const DType dtype : kDTypes) {
+      compare_sketches(reference, tested, codec, make_rows(dtype, dim, 200, 1000.0f, 13), tally);
+    }
+  }
+  return tally;
+}
+
+/// More rows than a backend moves at once, and a bad one among the last.
+Tally compare_many_rows(const Backend& reference, const Backend& tested) {
+  Tally tally;
+  const Codec codec(default_scheme(3, 128));
+  Rows rows = make_rows(DType::kF32, 128, 150'001, 8e36f, 7);
+  compare(reference, tested, codec, rows, -1, tally);
+  spoil(rows, 149'000, 5, std::numeric_limits<float>::quiet_NaN());
+  compare(reference, tested, codec, rows, 149'000, tally);
+  return tally;
+}
+
+void print_family(const std::string& name, const Tally& tally) {
+  fmt::print("{:<50} {:>8} rows  {}\n", name, tally.rows,
+             tally.differences == 0 ? "same" : fmt::format("DIFFERENT in {} comparisons", tally.differences));
+  std::fflush(stdout);
+}
+
+int run(const std::string& which) {
+  const bool gpu = which.find_first_not_of("0123456789") == std::string::npos;
+  if (const std::string missing = describe_missing_cuda(); gpu && !missing.empty()) {
+    fmt::print("skipped, no GPU: {}\n", missing);
+    return kSkipped;
+  }
+  const auto reference = make_cpu_backend("scalar");
+  const auto tested = gpu ? make_cuda_backend(std::stoi(which)) : make_cpu_backend(which);
+  fmt::print("{} against {}\n", tested->name(), reference->name());
+  Tally total;
+  const auto finish = [&](const std::string& name, const Tally& tally) {
+    print_family(name, tally);
+    total.rows += tally.rows;
+    total.differences += tally.differences;
+  };
+  for (const int dim : kDims) {
+    for (const RotationKind rotation : kRotations) {
+      if (rotation == RotationKind::kRht1 && is_dense(rotation, dim)) continue;  // the same as qr
+      finish(fmt::format("dim {:4} {:<8} bits 1-8 F32 F16 BF16", dim, name_of(rotation)),
+             compare_family(*reference, *tested, dim, rotation));
+    }
+  }
+  for (const int dim : kNormDims) {
+    for (const NormMode mode : {NormMode::kRaw, NormMode::kCorrected, NormMode::kLeastSquares}) {
+      for (const DType dtype : {DType::kF32, DType::kF16}) {
+        if (mode == NormMode::kRaw && dtype == DType::kF32) continue;  // all of the above
+        finish(fmt::format("dim {:4} rht2     bits 1-8 norm {} {}", dim, name_of(mode), name_of(dtype)),
+               compare_norms(*reference, *tested, dim, mode, dtype));
+      }
+    }
+  }
+  for (const int dim : kSketchDims) {
+    finish(fmt::format("dim {:4} sketch   bits 2", dim), compare_sketches_of_dim(*reference, *tested, dim));
+  }
+  finish("dim  128 rht2     bits 3   many rows", compare_many_rows(*reference, *tested));
+  fmt::print("{} rows: {}\n", total.rows, total.differences == 0 ? "every byte is the same" : "NOT THE SAME");
+  return total.differences == 0 ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace tq
+
+int main(int argc, char** argv) {
+  try {
+    return tq::run(argc > 1 ? argv[1] : "0");
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "gpu_parity: {}\n", error.what());
+    return 3;
+  }
+}
