@@ -165,8 +165,8 @@ class UnpackTest(GoldenTest):
         controls = {
             ("unpack_codes", "power-of-two"): lambda row, bits, dim: unpack(
                 bytes(byte >> 4 | byte << 4 & 0xF0 for byte in row), bits, dim),
-            ("draw_signs", "power-of-two"): lambda seed, dim: draw(seed + 1, dim),
-            ("draw_signs", "hadamard-12"): lambda seed, dim: draw(seed, dim)[::-1],
+            ("draw_signs", "power-of-two"): lambda seed, dim, kind: draw(seed + 1, dim, kind),
+            ("draw_signs", "hadamard-12"): lambda seed, dim, kind: draw(seed, dim, kind)[::-1],
             ("tree_sum", "qr-100"): lambda terms: tree(terms[::-1]),
         }
         for (function, name), wrong in controls.items():
