@@ -20,10 +20,11 @@ from array import array
 from operator import add, mul
 
 HADAMARD_FACTORS = (12, 20, 28, 36)
-ITEM_SIZE = {"U8": 1, "F32": 4}
+ITEM_SIZE = {"U8": 1, "F16": 2, "F32": 4}
 SCHEME_VERSION = "tq/1"
-SCHEME_FIELDS = ("bits", "dim", "rotation", "seed", "codebook", "norm", "norm_dtype")
-SCHEME_WORDS = (("rotation", ("rht2", "qr")), ("norm", ("raw",)), ("norm_dtype", ("F32",)))
+SCHEME_FIELDS = ("bits", "dim", "rotation", "seed", "codebook", "norm", "norm_dtype", "qjl")
+SCHEME_WORDS = (("rotation", ("rht2", "rht1", "qr", "identity")), ("norm", ("raw", "corrected", "least-squares")),
+                ("norm_dtype", ("F32", "F16")))
 SCHEME_RANGES = (("bits", 1, 8), ("dim", 8, 1024), ("seed", 0, 2**32 - 1))
 
 
@@ -136,7 +137,8 @@ class Tensor:
         require(self.end - self.begin == size, f"the size of tensor {name!r} does not follow from its dtype and shape")
 
     def floats(self):
-        return array("f", struct.unpack(f"<{len(self.bytes) // 4}f", self.bytes))
+        size, code = (2, "e") if self.dtype == "F16" else (4, "f")
+        return array("f", struct.unpack(f"<{len(self.bytes) // size}{code}", self.bytes))
 
 
 def read_container(path):
@@ -204,6 +206,8 @@ def parse_scheme(text, what):
                 f"{key} of {what} is not a number in {least}..{most}")
         scheme[key] = int(number)
     require(scheme["codebook"], f"{what} names no codebook")
+    require(re.fullmatch("none|0|[1-9][0-9]{0,9}", scheme["qjl"]), f"{what} has an unknown qjl")
+    require(scheme["qjl"] == "none" or int(scheme["qjl"]) < 2**32, f"qjl of {what} is too large")
     return scheme
 
 
@@ -266,11 +270,11 @@ def take_columns(store, name, size, norm_squared, tolerance):
     return list(zip(*rows))
 
 
-def draw_signs(seed, dim):
+def draw_signs(seed, dim, rotation):
     """The sign vectors (s1, s2)."""
     outputs = mt19937(seed)
     signs = [1.0 if next(outputs) & 1 else -1.0 for _ in range(2 * dim)]
-    return signs[:dim], signs[dim:]
+    return signs[:dim], signs[dim:] if rotation == "rht2" else [1.0] * dim
 
 
 def tree_sum(terms):
@@ -302,24 +306,57 @@ def apply_butterflies(values, width):
 # Storing into an array('f') rounds to float32. A sum or product of two float32 taken in Python's float64 and rounded
 # so once has the bits of the float32 operation, because 53 >= 2 * 24 + 2.
 
+def take_norms(store, name, scheme, shape):
+    norms = store.take(name, scheme["norm_dtype"], shape).floats()
+    require(all(math.isfinite(norm) and math.copysign(1, norm) > 0 for norm in norms),
+            f"tensor {name!r} has a norm that is negative or not finite")
+    return norms
+
+
+class Sketch:
+    """The sketch of the residuals of a tensor, row by row."""
+
+    def __init__(self, store, scheme, x, rows):
+        self.dim = scheme["dim"]
+        name, self.row_bytes = f"qjl.d{self.dim}-s{scheme['qjl']}", (self.dim + 7) // 8
+        matrix = store.take(name, "F32", [self.dim, self.dim]).floats()
+        require(all(map(math.isfinite, matrix)), f"tensor {name!r} has a value that is not finite")
+        self.columns = [matrix[j::self.dim] for j in range(self.dim)]
+        self.signs = store.take(f"{x}.signs", "U8", rows + [self.row_bytes]).bytes
+        self.norms = take_norms(store, f"{x}.residual_norms", scheme, rows)
+        self.constant = array("f", [math.sqrt(math.pi / 2) / self.dim])[0]
+
+    def add(self, values, row):
+        bits = unpack_codes(self.signs[row * self.row_bytes:(row + 1) * self.row_bytes], 1, self.dim)
+        z = [1.0 if bit else -1.0 for bit in bits]
+        scale = array("f", [self.norms[row] * self.constant])[0]
+        parts = array("f", (part * scale for part in
+                            (tree_sum(array("f", map(mul, z, column))) for column in self.columns)))
+        return array("f", map(add, values, parts))
+
+
 class RowDecoder:
     """What all rows of a tensor have in common: levels, signs and matrices."""
 
     def __init__(self, store, scheme):
         self.dim, self.levels, self.signs = scheme["dim"], take_levels(store, scheme), None
-        self.m = hadamard_order(self.dim) if scheme["rotation"] == "rht2" else None
+        self.m = hadamard_order(self.dim) if scheme["rotation"] in ("rht2", "rht1") else None
+        self.columns = None
+        if scheme["rotation"] == "identity":
+            self.scale = 1.0
+            return
         if self.m is None:
             self.columns = take_columns(store, f"rotation.qr-d{self.dim}-s{scheme['seed']}", self.dim, 1, 1e-4)
             self.scale = 1.0
             return
-        self.signs = draw_signs(scheme["seed"], self.dim)
+        self.signs = draw_signs(scheme["seed"], self.dim, scheme["rotation"])
         self.scale = array("f", [1 / math.sqrt(self.dim)])[0]
         if self.m > 1:
             self.columns = take_columns(store, f"rotation.hadamard-{self.m}", self.m, self.m, 0)
 
     def undo_rotation(self, values):
         if self.signs is None:
-            return apply_transpose(self.columns, values)
+            return apply_transpose(self.columns, values) if self.columns else values
         values = array("f", map(mul, self.signs[1], values))
         width = self.dim // self.m
         apply_butterflies(values, width)
@@ -347,13 +384,13 @@ def decode_tensor(store, metadata, x):
     heads, tokens, row_bytes = codes.shape
     require(row_bytes == (dim * bits + 7) // 8, f"the rows of tensor '{x}.codes' do not fit the scheme")
     require(shape in ([heads, tokens, dim], [1, heads, tokens, dim]), f"the shape in {x}.source does not fit the codes")
-    norms = store.take(f"{x}.norms", "F32", [heads, tokens]).floats()
-    require(all(math.isfinite(norm) and math.copysign(1, norm) > 0 for norm in norms),
-            f"tensor '{x}.norms' has a norm that is negative or not finite")
+    norms = take_norms(store, f"{x}.norms", scheme, [heads, tokens])
     decoder = RowDecoder(store, scheme)
+    sketch = None if scheme["qjl"] == "none" else Sketch(store, scheme, x, [heads, tokens])
     values = array("f")
     for row, norm in enumerate(norms):
-        values += decoder.decode(unpack_codes(codes.bytes[row * row_bytes:(row + 1) * row_bytes], bits, dim), norm)
+        decoded = decoder.decode(unpack_codes(codes.bytes[row * row_bytes:(row + 1) * row_bytes], bits, dim), norm)
+        values += decoded if sketch is None else sketch.add(decoded, row)
     return name, dtype, shape, values, [heads, tokens]
 
 
