@@ -28,7 +28,8 @@ struct Row {
   std::string part;
   std::int64_t heads, tokens;
   int dim;
-  std::string scheme;           ///< or the type of a dump's values
+  std::string type;             ///< of the values of a dump, or the bits of a code
+  std::string scheme;           ///< empty for a dump
   std::uint64_t row_bytes;      ///< exact bytes of one token of one head
   std::uint64_t bytes;
   std::map<std::string, std::string> hashes;
@@ -40,7 +41,7 @@ Json row_json(const Row& row) {
   Json json = {{"layer", row.layer},
                {"part", row.part},
                {"shape", {row.heads, row.tokens, row.dim}},
-               {"scheme", row.scheme},
+               {"scheme", row.scheme.empty() ? row.type : row.scheme},
                {"bytes_per_token_and_head", row.row_bytes},
                {"bits_per_value", row.bits_per_value()},
                {"bytes", row.bytes}};
@@ -49,19 +50,19 @@ Json row_json(const Row& row) {
 }
 
 void print_rows(const std::vector<Row>& rows) {
-  Table table({"layer", "part", "heads", "tokens", "dim", "bytes/token/head", "bits/value", "bytes"});
+  Table table({"layer", "part", "heads", "tokens", "dim", "type", "bytes/token/head", "bits/value", "bytes"});
   for (const Row& row : rows) {
     table.add({std::to_string(row.layer), row.part, std::to_string(row.heads), std::to_string(row.tokens),
-               std::to_string(row.dim), std::to_string(row.row_bytes), fmt::format("{:.3f}", row.bits_per_value()),
+               std::to_string(row.dim), row.type, std::to_string(row.row_bytes), fmt::format("{:.3f}", row.bits_per_value()),
                format_count(row.bytes)});
   }
   fmt::print("{}", table.format());
 }
 
 Row make_row(const KvFile& file, int layer, const PackedTensor& t) {
-  Row row{layer, t.name.substr(0, 1), t.heads, t.tokens, t.scheme.dim, format_scheme(t.scheme),
-          static_cast<std::uint64_t>(t.scheme.code_bytes() + t.scheme.norm_bytes()), t.codes->bytes + t.norms->bytes, {}};
-  for (const TensorInfo* tensor : {t.codes, t.norms}) row.hashes[tensor->name] = file.file().metadata().at(hash_key(tensor->name));
+  Row row{layer, t.name.substr(0, 1), t.heads, t.tokens, t.scheme.dim, fmt::format("{} bit", t.scheme.total_bits()), format_scheme(t.scheme),
+          static_cast<std::uint64_t>(t.scheme.row_bytes()), t.bytes(), {}};
+  for (const TensorInfo* tensor : t.streams()) row.hashes[tensor->name] = file.file().metadata().at(hash_key(tensor->name));
   return row;
 }
 
@@ -87,7 +88,7 @@ ExitCode inspect_packed(const Options& options) {
                  {"compression", static_cast<double>(source) / static_cast<double>(total)}, {"tensors", Json::array()},
                  {"dump_metadata", file.dump_metadata()}};
     for (const Row& row : rows) json["tensors"].push_back(row_json(row));
-    fmt::print("{}\n", json.dump(2));
+    fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
     return ExitCode::kDone;
   }
   fmt::print("{}: .tq3 KV file, format version {}, {} layers\n\n", options.input, kKvFormatVersion, file.layers().size());
@@ -110,7 +111,7 @@ ExitCode inspect_dump(const Options& options) {
   const KvDump dump = KvDump::open(options.input);
   std::vector<Row> rows;
   const auto add = [&](int layer, const char* part, const KvTensor& t) {
-    rows.push_back({layer, part, t.heads, t.tokens, t.head_dim, std::string(name_of(t.info.dtype)),
+    rows.push_back({layer, part, t.heads, t.tokens, t.head_dim, std::string(name_of(t.info.dtype)), "",
                     static_cast<std::uint64_t>(t.head_dim) * size_of(t.info.dtype), t.info.bytes, {}});
   };
   for (const KvLayer& layer : dump.layers()) {
@@ -122,13 +123,13 @@ ExitCode inspect_dump(const Options& options) {
     Json json = {{"file", options.input}, {"kind", "kv-dump"}, {"bytes", dump.file().file().size()},
                  {"tensors", Json::array()}, {"dump_metadata", dump.metadata()}};
     for (const Row& row : rows) json["tensors"].push_back(row_json(row));
-    fmt::print("{}\n", json.dump(2));
+    fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
     return ExitCode::kDone;
   }
   fmt::print("{}: KV dump, {} layers\n\n", options.input, dump.layers().size());
   print_rows(rows);
-  fmt::print("\nmetadata\n");
-  for (const auto& [key, value] : dump.metadata()) fmt::print("  {}  {}\n", key, value);
+  if (!dump.metadata().empty()) fmt::print("\nmetadata\n");
+  for (const auto& [key, value] : dump.metadata()) fmt::print("  {}  {}\n", quote_name(key), quote_name(value));
   return ExitCode::kDone;
 }
 

@@ -1,7 +1,9 @@
 // tq: reads the command line, runs one subcommand, prints an error once, and maps it to an exit code.
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <exception>
+#include <iostream>
 #include <new>
 #include <string>
 
@@ -13,6 +15,7 @@ namespace {
 constexpr const char* kDescription =
     "tq compresses KV caches with TurboQuant and proves what that cost.\n"
     "Results go to stdout, progress and messages to stderr.\n"
+    "The environment variable TQ_CPU forces a CPU target (scalar, simd128, avx2, avx512); no byte depends on it.\n"
     "Exit codes: 0 done, every gate passed; 1 a gate failed; 2 wrong usage; 3 could not be done or measured.";
 
 extern "C" void end_on_signal(int signal) {
@@ -29,16 +32,28 @@ void install_signal_handlers() {
 }
 
 int fail(tq::ExitCode code, const std::string& message) {
-  std::fprintf(stderr, "tq: %s\n", message.c_str());
+  std::string line = message;  // whatever a path or a tensor's name holds, it stays one line
+  std::replace_if(line.begin(), line.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
+  std::fprintf(stderr, "tq: %s\n", line.c_str());
   return static_cast<int>(code);
+}
+
+int flush_stdout() {
+  std::cout.flush();
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0 && std::cout.good()) return 0;
+  return fail(tq::ExitCode::kCouldNot, "cannot write to stdout: is the disk full?");
 }
 
 int run(const tq::cli::Command& command) {
   const tq::ExitCode code = command();
-  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
-    return fail(tq::ExitCode::kCouldNot, "cannot write to stdout: is the disk full?");
-  }
-  return static_cast<int>(code);
+  const int flushed = flush_stdout();
+  return flushed != 0 ? flushed : static_cast<int>(code);
+}
+
+std::string describe_usage_error(const CLI::App& app, const CLI::ParseError& error, int argc, char** argv) {
+  const char* const hint = " ('tq --help' and 'tq COMMAND --help' show the options)";
+  if (app.get_subcommands().empty() && argc > 1) return std::string("unknown command '") + argv[1] + "'" + hint;
+  return error.what() + std::string(hint);
 }
 
 }  // namespace
@@ -55,12 +70,14 @@ int main(int argc, char** argv) {
   tq::cli::add_unpack_kv(app, command);
   tq::cli::add_inspect(app, command);
   tq::cli::add_verify(app, command);
+  tq::cli::add_bench(app, command);
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& success) {
-    return app.exit(success);  // --help and --version
+    app.exit(success);  // --help and --version
+    return flush_stdout();
   } catch (const CLI::ParseError& error) {
-    return fail(tq::ExitCode::kUsage, std::string(error.what()) + " ('tq --help' and 'tq COMMAND --help' show the options)");
+    return fail(tq::ExitCode::kUsage, describe_usage_error(app, error, argc, argv));
   }
   try {
     return run(command);
@@ -69,6 +86,7 @@ int main(int argc, char** argv) {
   } catch (const std::bad_alloc&) {
     return fail(tq::ExitCode::kCouldNot, "out of memory; use fewer --threads or a smaller input");
   } catch (const std::exception& error) {
+    if (std::ferror(stdout) != 0) return flush_stdout();
     return fail(tq::ExitCode::kCouldNot, error.what());
   }
 }

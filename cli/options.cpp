@@ -9,25 +9,44 @@ constexpr int kMostThreads = 1024;
 
 void SchemeOptions::declare(CLI::App& app) {
   const auto bits_range = CLI::Range(kMinBits, kMaxBits);
-  given_bits = app.add_option("--bits", bits, "bits of a code, K and V alike, 1..8")->check(bits_range)->group("Scheme");
-  given_k_bits = app.add_option("--k-bits", k_bits, "bits of a code of K, 1..8")->check(bits_range)->group("Scheme");
-  CLI::Option* v = app.add_option("--v-bits", v_bits, "bits of a code of V, 1..8")->check(bits_range)->group("Scheme");
-  given_k_bits->needs(v)->excludes(given_bits);
-  v->needs(given_k_bits)->excludes(given_bits);
-  given_rotation = app.add_option("--rotation", rotation,
-                                  "rht2: signs, Hadamard, signs (Haar QR at dims that have no Hadamard matrix); qr: Haar QR")
-                       ->check(CLI::IsMember({"rht2", "qr"}))
-                       ->group("Scheme");
-  given_k_seed = app.add_option("--k-seed", k_seed, "seed of the rotation of K, 0..2^32-1")->group("Scheme");
-  given_v_seed = app.add_option("--v-seed", v_seed, "seed of the rotation of V, 0..2^32-1")->group("Scheme");
+  const auto add = [&](CLI::Option* option) {
+    all_.push_back(option->group("Scheme"));
+    return option;
+  };
+  CLI::Option* bits = add(app.add_option("--bits", bits_, "bits of a value, K and V alike, 1..8")->check(bits_range));
+  CLI::Option* k = add(app.add_option("--k-bits", scheme_.k_bits, "bits of a value of K, 1..8")->check(bits_range));
+  CLI::Option* v = add(app.add_option("--v-bits", scheme_.v_bits, "bits of a value of V, 1..8")->check(bits_range));
+  k->needs(v)->excludes(bits);
+  v->needs(k)->excludes(bits);
+  given_k_bits_ = k;
+  add(app.add_option("--rotation", rotation_,
+                     "rht2: signs, Hadamard, signs; rht1: signs, Hadamard; qr: Haar (rht2 and rht1 too at dims that have no "
+                     "Hadamard matrix); identity: none, for comparison")
+          ->check(CLI::IsMember({"rht2", "rht1", "qr", "identity"})));
+  add(app.add_option("--k-seed", scheme_.k_seed, "seed of the rotation of K, 0..2^32-1"));
+  add(app.add_option("--v-seed", scheme_.v_seed, "seed of the rotation of V, 0..2^32-1"));
+  add(app.add_option("--norm", norm_,
+                     "what is stored as a row's norm: raw; corrected (the reconstruction keeps the norm); least-squares")
+          ->check(CLI::IsMember({"raw", "corrected", "least-squares"})));
+  add(app.add_option("--norm-dtype", norm_dtype_, "type of the norms: f32 (4 bytes a row) or f16 (2 bytes, up to 65504)")
+          ->check(CLI::IsMember({"f32", "f16"})));
+  add(app.add_flag("--qjl-keys", scheme_.qjl_keys,
+                   "K: one bit less for the codes, and a sign sketch of the residual (TurboQuant_prod) for unbiased inner "
+                   "products; at equal bits it is worse for softmax attention"));
 }
 
-void SchemeOptions::resolve() {
-  if (given_k_bits->count() == 0) k_bits = v_bits = bits;
+KvSchemeOptions SchemeOptions::resolve() const {
+  KvSchemeOptions scheme = scheme_;
+  if (given_k_bits_->count() == 0) scheme.k_bits = scheme.v_bits = bits_;
+  scheme.rotation = parse_rotation(rotation_);
+  scheme.norm = parse_norm_mode(norm_);
+  scheme.norm_dtype = norm_dtype_ == "f16" ? DType::kF16 : DType::kF32;
+  scheme.key_scheme(kMinDim);  // refuses what can never be met
+  return scheme;
 }
 
 std::optional<std::string> SchemeOptions::first_given() const {
-  for (const CLI::Option* option : {given_bits, given_k_bits, given_rotation, given_k_seed, given_v_seed}) {
+  for (const CLI::Option* option : all_) {
     if (option->count() > 0) return option->get_name();
   }
   return std::nullopt;

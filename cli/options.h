@@ -4,30 +4,29 @@
 #include <CLI/CLI.hpp>
 #include <optional>
 #include <string>
+#include <vector>
 
-#include "lib/scheme.h"
+#include "lib/pack/plan_kv.h"
 
 namespace tq::cli {
 
-/// --bits | --k-bits --v-bits, --rotation, --k-seed, --v-seed.
-struct SchemeOptions {
-  int bits = 4;
-  int k_bits = 4;
-  int v_bits = 4;
-  std::string rotation = "rht2";
-  std::uint32_t k_seed = kDefaultSeed;
-  std::uint32_t v_seed = kDefaultSeed;
-  CLI::Option* given_bits = nullptr;
-  CLI::Option* given_k_bits = nullptr;
-  CLI::Option* given_rotation = nullptr;
-  CLI::Option* given_k_seed = nullptr;
-  CLI::Option* given_v_seed = nullptr;
-
+/// --bits | --k-bits --v-bits, --rotation, --k-seed, --v-seed, --norm, --norm-dtype, --qjl-keys.
+class SchemeOptions {
+ public:
   void declare(CLI::App& app);
-  /// Copies --bits into k_bits and v_bits unless those were given.
-  void resolve();
+  /// What was given, --bits copied to K and V. Throws UsageError for values that do not go together.
+  KvSchemeOptions resolve() const;
   /// The name of a scheme option that was given, or nothing.
   std::optional<std::string> first_given() const;
+
+ private:
+  int bits_ = 4;
+  KvSchemeOptions scheme_;
+  std::string rotation_ = "rht2";
+  std::string norm_ = "raw";
+  std::string norm_dtype_ = "f32";
+  CLI::Option* given_k_bits_ = nullptr;
+  std::vector<const CLI::Option*> all_;
 };
 
 /// --threads: 1..1024, default all that the machine runs at once.

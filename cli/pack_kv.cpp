@@ -19,20 +19,18 @@ struct Options {
   bool quiet = false;
 };
 
-ExitCode run(Options options) {
-  options.scheme.resolve();
+ExitCode run(const Options& options) {
+  const KvSchemeOptions scheme = options.scheme.resolve();
+  if (KvFile::claims(SafetensorsFile::open(options.input))) {
+    throw Error(fmt::format("{}: is a .tq3 file already; 'tq unpack-kv' turns it into a dump", options.input));
+  }
   const KvDump dump = KvDump::open(options.input);
-  KvPackOptions pack;
-  pack.k_bits = options.scheme.k_bits;
-  pack.v_bits = options.scheme.v_bits;
-  pack.rotation = parse_rotation(options.scheme.rotation);
-  pack.k_seed = options.scheme.k_seed;
-  pack.v_seed = options.scheme.v_seed;
-  const KvPlan plan = plan_kv(dump, pack);
+  const KvPlan plan = plan_kv(dump, scheme);
   const std::string summary =
-      fmt::format("{} layers, K {} bits, V {} bits: {} bytes -> {} bytes ({:.2f}x)", dump.layers().size(), pack.k_bits,
-                  pack.v_bits, format_count(plan.input_bytes), format_count(plan.total_bytes),
+      fmt::format("{} layers, K {} bits, V {} bits: {} bytes -> {} bytes ({:.2f}x)", dump.layers().size(), scheme.k_bits,
+                  scheme.v_bits, format_count(plan.input_bytes), format_count(plan.total_bytes),
                   static_cast<double>(plan.input_bytes) / static_cast<double>(plan.total_bytes));
+  check_output(options.input, options.output, options.force);
   if (options.dry_run) {
     fmt::print("{}\nnothing was written (--dry-run)\n", summary);
     return ExitCode::kDone;
@@ -40,7 +38,8 @@ ExitCode run(Options options) {
   const auto backend = make_cpu_backend();
   ProgressBar bar("pack-kv", plan.input_bytes, ProgressBar::Unit::kBytes, options.quiet);
   pack_kv(dump, plan, *backend, options.output, {options.threads.threads, options.force, bar.callback()});
-  say(options.quiet, fmt::format("{}: {}; {}, {}", options.output, summary, backend->name(), bar.describe_rate()));
+  const std::string rate = bar.finish();
+  say(options.quiet, fmt::format("{}: {}; {}, {}", options.output, summary, backend->name(), rate));
   return ExitCode::kDone;
 }
 

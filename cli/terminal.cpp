@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <utility>
 
 namespace tq::cli {
 namespace {
@@ -38,16 +39,23 @@ std::string format_bytes(std::uint64_t bytes) {
 }
 
 std::string format_count(std::uint64_t count) {
-  std::string text = std::to_string(count);
-  for (std::size_t place = text.size(); place > 3; place -= 3) text.insert(place - 3, ",");
+  const std::string digits = std::to_string(count);
+  std::string text;
+  for (std::size_t i = 0; i < digits.size(); ++i) {
+    if (i > 0 && (digits.size() - i) % 3 == 0) text += ',';
+    text += digits[i];
+  }
   return text;
 }
 
 ProgressBar::ProgressBar(std::string label, std::uint64_t total, Unit unit, bool quiet)
     : label_(std::move(label)), total_(total), unit_(unit), shown_(wants_bar(quiet)) {}
 
-ProgressBar::~ProgressBar() {
-  if (shown_) std::fputs("\r\033[K", stderr);
+ProgressBar::~ProgressBar() { finish(); }
+
+std::string ProgressBar::finish() {
+  if (std::exchange(shown_, false)) std::fputs("\r\033[K", stderr);
+  return describe_rate();
 }
 
 Progress ProgressBar::callback() {

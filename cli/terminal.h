@@ -28,11 +28,12 @@ class ProgressBar {
 
   /// Give this to a pipeline; it refers to the bar.
   Progress callback();
-  /// "1.2 s, 345 MB/s": the time since the bar was made, and the rate.
-  std::string describe_rate() const;
+  /// Clears the bar for good. "1.2 s, 345 MB/s": the time since it was made, and the rate.
+  std::string finish();
 
  private:
   void draw();
+  std::string describe_rate() const;
 
   std::string label_;
   std::uint64_t total_;

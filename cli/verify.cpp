@@ -1,6 +1,8 @@
 // tq verify: measures what compression costs, and judges it.
 #include <fmt/format.h>
 
+#include <cmath>
+
 #include "cli/command.h"
 #include "cli/options.h"
 #include "cli/terminal.h"
@@ -32,6 +34,13 @@ void check_source(const Options& options) {
   if (sources != 1) {
     throw UsageError("verify needs exactly one source: --kv DUMP, --packed FILE --against DUMP, or --synthetic");
   }
+  if (options.synthetic && (options.gates.max_attention_kl || options.gates.min_attention_top1)) {
+    throw UsageError("--max-attention-kl and --min-attention-top1 need queries, and --synthetic has none");
+  }
+  constexpr std::int64_t kMostSyntheticValues = std::int64_t{1} << 27;
+  if (options.shape.tokens * options.synthetic_dim > kMostSyntheticValues) {
+    throw UsageError(fmt::format("--tokens times --dim is at most {}", kMostSyntheticValues));
+  }
   if (options.packed.empty()) return;
   if (const auto name = options.scheme.first_given()) {
     throw UsageError(fmt::format("{} does not go with --packed: the scheme is the file's", *name));
@@ -40,11 +49,7 @@ void check_source(const Options& options) {
 
 VerifyOptions make_verify_options(const Options& options, ProgressBar& bar) {
   VerifyOptions verify;
-  verify.k_bits = options.scheme.k_bits;
-  verify.v_bits = options.scheme.v_bits;
-  verify.rotation = parse_rotation(options.scheme.rotation);
-  verify.k_seed = options.scheme.k_seed;
-  verify.v_seed = options.scheme.v_seed;
+  verify.scheme = options.scheme.resolve();
   verify.gates = options.gates;
   verify.measure.threads = options.threads.threads;
   verify.measure.attention_queries = options.attention_queries;
@@ -83,7 +88,6 @@ ExitCode exit_code_of(Verdict verdict) {
 
 ExitCode run(Options options) {
   check_source(options);
-  options.scheme.resolve();
   options.shape.k_dim = options.shape.v_dim = options.synthetic_dim;
   const VerifyReport report = measure(options);
   const ExitCode code = exit_code_of(report.verdict);
@@ -111,24 +115,43 @@ void declare_sources(CLI::App& sub, Options& options) {
   synthetic_option("--tokens", options.shape.tokens, "rows of a head, 1..1000000", std::int64_t{1}, std::int64_t{1000000});
   synthetic_option("--heads", options.shape.kv_heads, "KV heads, 1..1024", std::int64_t{1}, std::int64_t{1024});
   synthetic_option("--layers", options.shape.layers, "layers, 1..1024", 1, 1024);
-  sub.add_option("--seed", options.shape.seed, "seed of the rows")->needs(synthetic)->group("With --synthetic");
+  sub.add_option("--seed", options.shape.seed, "seed of the rows, 0..2^32-1")->needs(synthetic)->group("With --synthetic");
+}
+
+/// CLI11's ranges let NaN pass, and print infinity in 309 digits.
+const auto kNotNegative = CLI::Validator(
+    [](std::string& text) {
+      double value = 0;
+      const bool fine = CLI::detail::lexical_cast(text, value) && std::isfinite(value) && value >= 0;
+      return fine ? std::string() : "must be a finite number, 0 or more: " + text;
+    },
+    "NUMBER >= 0");
+
+CLI::Validator finite_range(double low, double high) {
+  return CLI::Validator(
+      [=](std::string& text) {
+        double value = 0;
+        const bool fine = CLI::detail::lexical_cast(text, value) && value >= low && value <= high;
+        return fine ? std::string() : fmt::format("must be a number from {} to {}: {}", low, high, text);
+      },
+      fmt::format("{}..{}", low, high));
 }
 
 void declare_gates(CLI::App& sub, GateOptions& gates) {
   const char* group = "Gates";
   sub.add_option("--threshold", gates.threshold,
                  "least cosine of a layer, K and V, flattened, -1..1 (default .99 when both have 4 bits or more, else "
-                 "sqrt(1-D) - .005 of the narrower)")->check(CLI::Range(-1.0, 1.0))->group(group);
+                 "sqrt(1-D) - .005 of the narrower)")->check(finite_range(-1, 1))->group(group);
   sub.add_option("--min-token-cosine", gates.min_token_cosine, "least cosine of any token, -1..1 (default off)")
-      ->check(CLI::Range(-1.0, 1.0))->group(group);
+      ->check(finite_range(-1, 1))->group(group);
   sub.add_option("--max-rel-mse-ratio", gates.max_rel_mse_ratio,
                  "largest relative MSE over the codebook's exact D (default 1.1 with --synthetic, else off: one rotation "
-                 "of real rows may lie far from D with a perfect codec)")->check(CLI::NonNegativeNumber)->group(group);
+                 "of real rows may lie far from D with a perfect codec)")->check(kNotNegative)->group(group);
   sub.add_option("--max-attention-kl", gates.max_attention_kl, "largest mean KL of the softmax of a layer, nats (needs queries)")
-      ->check(CLI::NonNegativeNumber)->group(group);
+      ->check(kNotNegative)->group(group);
   sub.add_option("--min-attention-top1", gates.min_attention_top1,
                  "least share of queries of a layer whose top key stays the same, 0..1 (needs queries)")
-      ->check(CLI::Range(0.0, 1.0))->group(group);
+      ->check(finite_range(0, 1))->group(group);
 }
 
 }  // namespace

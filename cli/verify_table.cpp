@@ -74,8 +74,11 @@ std::string format_gates(const VerifyReport& report) {
     for (const GateControl& control : gate.controls) caught += control.passed ? 0 : 1;
     table.add({"--" + gate.name, fmt::format("{} {}", gate.at_least ? ">=" : "<=", general(gate.limit)), fixed(gate.value, 5),
                fmt::format("layer {} {}", gate.worst_layer, gate.worst_part == 'k' ? 'K' : 'V'),
-               gate.passed ? (gate.sensitive ? "pass" : "pass, but blind") : "FAIL",
-               fmt::format("{} of {} caught", caught, gate.controls.size())});
+               !gate.measured  ? "not measured"
+               : !gate.passed  ? "FAIL"
+               : gate.sensitive ? "pass"
+                                : "pass, but blind",
+               gate.controls.empty() ? "-" : fmt::format("{} of {} caught", caught, gate.controls.size())});
   }
   return table.format();
 }
@@ -92,7 +95,7 @@ std::string describe_verdict(const VerifyReport& report) {
     case Verdict::kFail: return "FAIL: a gate failed";
     case Verdict::kNotMeasured: break;
   }
-  return "NOT MEASURED: the gates passed, and one of them passes a negative control too";
+  return "NOT MEASURED: no gate failed, and one had nothing to measure or passes a negative control too";
 }
 
 }  // namespace
@@ -105,7 +108,8 @@ std::string format_report_table(const VerifyReport& report, bool per_head) {
                                  static_cast<double>(report.dump_bytes) / static_cast<double>(report.packed_bytes));
   text += format_codec(report, per_head) + "\n" + format_attention(report, per_head) + "\n" + format_gates(report) + "\n";
   for (const std::string& warning : report.warnings) text += "warning: " + warning + "\n";
-  if (!report.warnings.empty()) text += "\n";
+  for (const std::string& advice : report.advice) text += "advice: " + advice + "\n";
+  if (!report.warnings.empty() || !report.advice.empty()) text += "\n";
   return text + describe_verdict(report) + "\n";
 }
 

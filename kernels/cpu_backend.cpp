@@ -6,7 +6,6 @@
 #include "kernels/cpu_target.h"
 #include "lib/backend.h"
 #include "lib/error.h"
-#include "lib/math/convert.h"
 
 namespace tq {
 namespace {
@@ -16,6 +15,8 @@ struct CpuTarget {
   bool (*runs_here)();
   std::int64_t (*encode)(const EncodeArgs&);
   void (*decode)(const DecodeArgs&);
+  std::int64_t (*sketch)(const SketchArgs&);
+  void (*add_sketches)(const SketchArgs&);
 };
 
 bool always() { return true; }
@@ -30,15 +31,15 @@ bool has_avx512() {
 #endif
 
 constexpr CpuTarget kTargets[] = {
-    {"scalar", always, scalar::encode_rows, scalar::decode_rows},
+    {"scalar", always, scalar::encode_rows, scalar::decode_rows, scalar::sketch_rows, scalar::add_sketches},
 #if defined(TQ_HAVE_SIMD128)
-    {"simd128", always, simd128::encode_rows, simd128::decode_rows},
+    {"simd128", always, simd128::encode_rows, simd128::decode_rows, simd128::sketch_rows, simd128::add_sketches},
 #endif
 #if defined(TQ_HAVE_AVX2)
-    {"avx2", has_avx2, avx2::encode_rows, avx2::decode_rows},
+    {"avx2", has_avx2, avx2::encode_rows, avx2::decode_rows, avx2::sketch_rows, avx2::add_sketches},
 #endif
 #if defined(TQ_HAVE_AVX512)
-    {"avx512", has_avx512, avx512::encode_rows, avx512::decode_rows},
+    {"avx512", has_avx512, avx512::encode_rows, avx512::decode_rows, avx512::sketch_rows, avx512::add_sketches},
 #endif
 };
 
@@ -50,14 +51,27 @@ class CpuBackend final : public Backend {
 
   std::int64_t encode(const Codec& codec, DType dtype, const void* rows, std::int64_t count, std::uint8_t* codes,
                       float* norms) const override {
-    return target_.encode({codec.rotation().view(), &codec.codebook(), dtype, static_cast<const std::uint8_t*>(rows),
-                           count, codes, norms});
+    const Scheme& scheme = codec.scheme();
+    return target_.encode({codec.rotation().view(), &codec.codebook(), {scheme.norm, scheme.norm_dtype == DType::kF16},
+                           dtype, static_cast<const std::uint8_t*>(rows), count, codes, norms});
   }
 
   void decode(const Codec& codec, const std::uint8_t* codes, const float* norms, std::int64_t count, DType dtype,
               void* rows) const override {
     target_.decode({codec.rotation().view(), &codec.codebook(), dtype, codes, norms, count,
                     static_cast<std::uint8_t*>(rows)});
+  }
+
+  std::int64_t sketch(const Codec& codec, DType dtype, const void* rows, const float* x_hat, std::int64_t count,
+                      std::uint8_t* signs, float* norms) const override {
+    return target_.sketch({codec.sketch_matrix().data(), codec.scheme().dim, codec.scheme().norm_dtype == DType::kF16,
+                           dtype, static_cast<const std::uint8_t*>(rows), const_cast<float*>(x_hat), count, signs, norms});
+  }
+
+  void add_sketches(const Codec& codec, const std::uint8_t* signs, const float* norms, std::int64_t count,
+                    float* x_hat) const override {
+    target_.add_sketches({codec.sketch_matrix().data(), codec.scheme().dim, false, DType::kF32, nullptr, x_hat, count,
+                          const_cast<std::uint8_t*>(signs), const_cast<float*>(norms)});
   }
 
  private:
@@ -84,30 +98,11 @@ std::unique_ptr<Backend> make_cpu_backend(std::string_view name) {
 
 std::unique_ptr<Backend> make_cpu_backend() {
   const char* forced = std::getenv("TQ_CPU");
-  return make_cpu_backend(forced != nullptr && *forced != '\0' ? std::string(forced) : cpu_targets().back());
-}
-
-void convert_to_float(DType dtype, const void* from, std::int64_t count, float* to) {
-  if (dtype == DType::kF32) {
-    std::memcpy(to, from, static_cast<std::size_t>(count) * sizeof(float));
-    return;
-  }
-  const auto* halves = static_cast<const std::uint16_t*>(from);
-  for (std::int64_t i = 0; i < count; ++i) {
-    to[i] = dtype == DType::kF16 ? math::float_from_f16<std::int32_t>(halves[i])
-                                 : math::float_from_bf16<std::int32_t>(halves[i]);
-  }
-}
-
-void convert_from_float(const float* from, std::int64_t count, DType dtype, void* to) {
-  if (dtype == DType::kF32) {
-    std::memcpy(to, from, static_cast<std::size_t>(count) * sizeof(float));
-    return;
-  }
-  auto* halves = static_cast<std::uint16_t*>(to);
-  for (std::int64_t i = 0; i < count; ++i) {
-    halves[i] = static_cast<std::uint16_t>(dtype == DType::kF16 ? math::f16_from_float(from[i])
-                                                                : math::bf16_from_float(from[i]));
+  if (forced == nullptr || *forced == '\0') return make_cpu_backend(cpu_targets().back());
+  try {
+    return make_cpu_backend(forced);
+  } catch (const Error& error) {
+    throw Error(fmt::format("TQ_CPU: {}", error.what()));
   }
 }
 

@@ -1,23 +1,25 @@
-// What a CPU target offers. encode.cpp and decode.cpp are compiled once per target, each time with another TQ_TARGET,
-// which names the namespace; cpu_backend.cpp chooses among them at run time.
+// What a CPU target offers. encode.cpp, decode.cpp and qjl.cpp are compiled once per target, each time with another
+// TQ_TARGET, which names the namespace; cpu_backend.cpp chooses among them at run time. The rows that are left when
+// TQ_LANES no longer fit are the scalar target's: it writes the same bytes.
 #pragma once
 
 #include <cstdint>
 
 #include "lib/codebook.h"
 #include "lib/dtype.h"
-#include "lib/math/rotation.h"
+#include "lib/math/row.h"
 
 namespace tq {
 
 struct EncodeArgs {
   math::RotationView rotation;
   const Codebook* codebook;
-  DType dtype;                ///< F32, F16 or BF16
-  const std::uint8_t* rows;   ///< [count][dim]
+  math::NormRule rule;
+  DType dtype;               ///< F32, F16 or BF16
+  const std::uint8_t* rows;  ///< [count][dim]
   std::int64_t count;
-  std::uint8_t* codes;        ///< [count][row_bytes]
-  float* norms;               ///< [count]
+  std::uint8_t* codes;  ///< [count][row_bytes]
+  float* norms;         ///< [count]
 };
 
 struct DecodeArgs {
@@ -30,10 +32,26 @@ struct DecodeArgs {
   std::uint8_t* rows;
 };
 
-#define TQ_DECLARE_TARGET(target)                                                     \
-  namespace target {                                                                  \
-  std::int64_t encode_rows(const EncodeArgs& args); /* first refused row, or -1 */    \
-  void decode_rows(const DecodeArgs& args);                                           \
+/// x_hat holds the reconstructed rows in float32; add_sketches() changes it.
+struct SketchArgs {
+  const float* s;  ///< [dim][dim]
+  int dim;
+  bool f16_norms;
+  DType dtype;
+  const std::uint8_t* rows;  ///< [count][dim]; not used by add_sketches()
+  float* x_hat;              ///< [count][dim]
+  std::int64_t count;
+  std::uint8_t* signs;  ///< [count][ceil(dim / 8)]
+  float* norms;         ///< [count]: of the residuals
+};
+
+// Those that return a number return the first row that cannot be coded, or -1.
+#define TQ_DECLARE_TARGET(target)                    \
+  namespace target {                                 \
+  std::int64_t encode_rows(const EncodeArgs& args);  \
+  void decode_rows(const DecodeArgs& args);          \
+  std::int64_t sketch_rows(const SketchArgs& args);  \
+  void add_sketches(const SketchArgs& args);         \
   }
 TQ_DECLARE_TARGET(scalar)
 TQ_DECLARE_TARGET(simd128)

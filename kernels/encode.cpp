@@ -1,8 +1,7 @@
-// Encode on the CPU: kWidth rows at a time, one row a lane. Compiled once per target (TQ_TARGET, TQ_LANES).
+// Encode on the CPU: TQ_LANES rows at a time, one row a lane. Compiled once per target (TQ_TARGET, TQ_LANES).
 // A block of rows stays in the L1 cache from the load to the packed words: 8 KB at dim 128 with 16 lanes.
 #include "kernels/cpu_target.h"
 #include "kernels/lanes_io.h"
-#include "lib/math/row.h"
 
 namespace tq::TQ_TARGET {
 namespace {
@@ -10,64 +9,44 @@ namespace {
 using V = math::FloatLanes<TQ_LANES>;
 using I = math::IntLanes<TQ_LANES>;
 
-/// What one call works in, on the stack: at most 340 KB.
+/// What one call works in, on the stack: at most 256 KB.
 struct Buffers {
   alignas(64) V x[math::kMaxDim];
   alignas(64) V scratch[math::kRotationScratch];
   alignas(64) I words[math::kMaxDim];
-  alignas(64) std::uint8_t tail_rows[TQ_LANES * math::kMaxDim * 4];
-  alignas(64) std::uint8_t tail_codes[TQ_LANES * math::kMaxDim];
 };
 
-/// Codes exactly TQ_LANES rows. Returns the first lane that is refused, or -1.
-template <int Bits>
-int encode_block(const EncodeArgs& args, const std::uint8_t* rows, std::uint8_t* codes, float* norms, const math::CodeFinder<Bits, V>& find_code, Buffers& b) {
-  const int dim = args.rotation.dim;
-  math::load_rows(args.dtype, rows, dim, b.words, b.x);
-  const auto row = math::encode_row<Bits>(b.x, args.rotation, find_code, b.words, b.scratch);
-  memcpy(norms, &row.norm, sizeof(V));
-  const int bytes = math::row_bytes(dim, Bits);
-  math::store_words(b.words, codes, bytes, bytes);
-  if (!math::any(row.refused)) return -1;
-  std::int32_t refused[TQ_LANES];
-  memcpy(refused, &row.refused, sizeof(refused));
+int first_lane(I mask) {
+  std::int32_t lanes[TQ_LANES];
+  memcpy(lanes, &mask, sizeof(lanes));
   int lane = 0;
-  while (refused[lane] == 0) ++lane;
+  while (lanes[lane] == 0) ++lane;
   return lane;
-}
-
-/// The last rows, fewer than TQ_LANES: padded with rows of zeros.
-template <int Bits>
-int encode_tail(const EncodeArgs& args, std::int64_t start, const math::CodeFinder<Bits, V>& find_code, Buffers& b) {
-  const std::int64_t left = args.count - start;
-  const std::size_t source_bytes = static_cast<std::size_t>(args.rotation.dim) * size_of(args.dtype);
-  const auto code_bytes = static_cast<std::size_t>(math::row_bytes(args.rotation.dim, Bits));
-  const auto rows_left = static_cast<std::size_t>(left);
-  std::uint8_t* rows = b.tail_rows;
-  std::uint8_t* codes = b.tail_codes;
-  float norms[TQ_LANES];
-  memset(rows, 0, TQ_LANES * source_bytes);
-  memcpy(rows, args.rows + static_cast<std::size_t>(start) * source_bytes, rows_left * source_bytes);
-  const int refused = encode_block<Bits>(args, rows, codes, norms, find_code, b);
-  memcpy(args.codes + static_cast<std::size_t>(start) * code_bytes, codes, rows_left * code_bytes);
-  memcpy(args.norms + start, norms, rows_left * sizeof(float));
-  return refused;
 }
 
 template <int Bits>
 std::int64_t encode_all(const EncodeArgs& args) {
-  Buffers buffers;
+  Buffers b;
   const math::CodeFinder<Bits, V> find_code(*args.codebook);
-  const std::int64_t source_bytes = args.rotation.dim * static_cast<std::int64_t>(size_of(args.dtype));
-  const std::int64_t code_bytes = math::row_bytes(args.rotation.dim, Bits);
+  const math::LevelTable<Bits, V> level_of(*args.codebook);
+  const int dim = args.rotation.dim;
+  const std::int64_t source_bytes = dim * static_cast<std::int64_t>(size_of(args.dtype));
+  const int code_bytes = math::row_bytes(dim, Bits);
   std::int64_t row = 0;
   for (; row + TQ_LANES <= args.count; row += TQ_LANES) {
-    const int refused = encode_block<Bits>(args, args.rows + row * source_bytes, args.codes + row * code_bytes,
-                                           args.norms + row, find_code, buffers);
-    if (refused >= 0) return row + refused;
+    math::load_rows(args.dtype, args.rows + row * source_bytes, dim, b.words, b.x);
+    const auto coded = math::encode_row<Bits>(b.x, args.rotation, find_code, level_of, args.rule, b.words, b.scratch);
+    memcpy(args.norms + row, &coded.norm, sizeof(V));
+    math::store_words(b.words, args.codes + row * code_bytes, code_bytes, code_bytes);
+    if (math::any(coded.refused)) return row + first_lane(coded.refused);
   }
   if (row == args.count) return -1;
-  const int refused = encode_tail<Bits>(args, row, find_code, buffers);
+  EncodeArgs rest = args;
+  rest.rows += row * source_bytes;
+  rest.codes += row * code_bytes;
+  rest.norms += row;
+  rest.count -= row;
+  const std::int64_t refused = scalar::encode_rows(rest);
   return refused < 0 ? -1 : row + refused;
 }
 

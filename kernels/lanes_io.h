@@ -76,7 +76,7 @@ TQ_HD void load_words(const std::uint8_t* rows, std::int64_t stride, int bytes, 
     for (int r = 0; r < kWidth; ++r) memcpy(&words[r], rows + r * stride + start, sizeof(I));
     transpose(words);
   }
-  if (start == bytes) return;
+  if (start >= bytes) return;
   I last[kWidth] = {};
   for (int r = 0; r < kWidth; ++r) memcpy(&last[r], rows + r * stride + start, static_cast<std::size_t>(bytes - start));
   transpose(last);
@@ -93,7 +93,7 @@ TQ_HD void store_words(I* words, std::uint8_t* rows, std::int64_t stride, int by
     transpose(words);
     for (int r = 0; r < kWidth; ++r) memcpy(rows + r * stride + start, &words[r], sizeof(I));
   }
-  if (start == bytes) return;
+  if (start >= bytes) return;
   I last[kWidth] = {};
   for (int w = 0; w < (bytes - start + 3) / 4; ++w) last[w] = words[w];
   transpose(last);

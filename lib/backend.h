@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "lib/codec.h"
+#include "lib/coded_rows.h"
 #include "lib/dtype.h"
 
 namespace tq {
@@ -20,15 +21,24 @@ class Backend {
   /// Such as "cpu/avx2".
   virtual std::string name() const = 0;
 
-  /// rows [count][dim] of F32, F16 or BF16 -> codes [count][scheme.code_bytes()], norms [count].
-  /// Returns the first row that cannot be coded (it holds NaN or infinity, or its norm overflows float32; what is written
-  /// for such a row means nothing), or -1. Thread-safe.
+  /// rows [count][dim] of F32, F16 or BF16 -> codes [count][scheme.code_bytes()], norms [count] (values that the scheme's
+  /// norm_dtype holds exactly). Returns the first row that cannot be coded (it holds NaN or infinity, or its norm
+  /// overflows norm_dtype; what is written for it and later rows means nothing), or -1. Thread-safe.
   virtual std::int64_t encode(const Codec& codec, DType dtype, const void* rows, std::int64_t count, std::uint8_t* codes,
                               float* norms) const = 0;
 
   /// The inverse: rows are written as F32, F16 or BF16, rounded to nearest even. Thread-safe.
   virtual void decode(const Codec& codec, const std::uint8_t* codes, const float* norms, std::int64_t count, DType dtype,
                       void* rows) const = 0;
+
+  /// The QJL sketch of the residuals rows - x_hat, for a scheme that has one: x_hat [count][dim] float32 as decode() made
+  /// it -> signs [count][ceil(dim / 8)], norms of the residuals [count]. Returns as encode(). Thread-safe.
+  virtual std::int64_t sketch(const Codec& codec, DType dtype, const void* rows, const float* x_hat, std::int64_t count,
+                              std::uint8_t* signs, float* norms) const = 0;
+
+  /// Adds the sketches to x_hat [count][dim]: inner products with the result are unbiased (Algorithm 2). Thread-safe.
+  virtual void add_sketches(const Codec& codec, const std::uint8_t* signs, const float* norms, std::int64_t count,
+                            float* x_hat) const = 0;
 };
 
 /// Instruction sets that this machine can run, narrowest first: "scalar", "simd128", "avx2", "avx512".
@@ -40,8 +50,19 @@ std::unique_ptr<Backend> make_cpu_backend(std::string_view target);
 /// The widest target, or the one that the environment variable TQ_CPU names.
 std::unique_ptr<Backend> make_cpu_backend();
 
-/// Converts count values between F32, F16 and BF16 (exact, or rounded to nearest even).
-void convert_to_float(DType dtype, const void* from, std::int64_t count, float* to);
-void convert_from_float(const float* from, std::int64_t count, DType dtype, void* to);
+/// rows [count][dim] of F32, F16 or BF16 -> coded, with the sketch where the scheme has one. Returns the first row that
+/// cannot be coded, or -1. Thread-safe.
+std::int64_t encode_rows(const Backend& backend, const Codec& codec, DType dtype, const void* rows, std::int64_t count,
+                         CodedRows& coded);
+
+/// What the decoded rows are for.
+enum class Decode {
+  kRow,          ///< the rows themselves: x_hat, the nearest that the codes give
+  kInnerProduct  ///< inner products: x_hat with the sketch added, where there is one (Algorithm 2)
+};
+
+/// coded -> rows [count][dim] of F32, F16 or BF16, rounded to nearest even. Thread-safe.
+void decode_rows(const Backend& backend, const Codec& codec, const CodedRows& coded, Decode purpose, DType dtype,
+                 void* rows);
 
 }  // namespace tq

@@ -2,10 +2,17 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cmath>
+
 #include "lib/error.h"
 
 namespace tq {
 namespace {
+
+constexpr std::uint32_t kSimulationSeed = 20250428;
+constexpr int kSimulatedValues = 1 << 20;
+constexpr int kFewestRows = 512;
 
 Codebook table_of(const Scheme& scheme) {
   const NamedCodebook named = find_codebook(scheme.codebook);
@@ -16,21 +23,77 @@ Codebook table_of(const Scheme& scheme) {
   return named.table;
 }
 
+/// |u - factor c|^2 of a unit row u with levels c, from the three sums over the row.
+double row_error(double uu, double uc, double cc, double factor) { return uu - 2 * factor * uc + factor * factor * cc; }
+
+/// The error of one row under `mode`, less its error under the raw mode.
+double error_beyond_raw(const double* u, int dim, const Codebook& codebook, NormMode mode) {
+  double uc = 0;
+  double cc = 0;
+  const float* edges_end = codebook.edges + (1 << codebook.bits) - 1;
+  for (int i = 0; i < dim; ++i) {
+    const auto code = std::lower_bound(codebook.edges, edges_end, u[i]) - codebook.edges;
+    const auto level = static_cast<double>(codebook.levels[code]);
+    uc += u[i] * level;
+    cc += level * level;
+  }
+  const double factor = mode == NormMode::kCorrected ? 1 / std::sqrt(cc) : uc / cc;
+  return row_error(1, uc, cc, factor) - row_error(1, uc, cc, 1);
+}
+
 }  // namespace
+
+std::vector<float> make_sketch_matrix(std::uint32_t seed, int dim) {
+  const std::vector<double> normals = draw_normals(seed, dim * dim);
+  std::vector<float> matrix(normals.size());
+  std::transform(normals.begin(), normals.end(), matrix.begin(), [](double x) { return static_cast<float>(x); });
+  return matrix;
+}
+
+ExpectedDistortion expected_distortion(const Codebook& codebook, int dim, NormMode mode) {
+  const double raw = table_distortion(codebook, Density::kBeta, dim);
+  if (mode == NormMode::kRaw) return {raw, 0};
+  const int rows = std::max(kFewestRows, kSimulatedValues / dim);
+  std::vector<double> normals = draw_normals(kSimulationSeed, rows * dim);
+  double sum = 0;
+  double squares = 0;
+  for (int row = 0; row < rows; ++row) {
+    double* u = normals.data() + static_cast<std::ptrdiff_t>(row) * dim;
+    double energy = 0;
+    for (int i = 0; i < dim; ++i) energy += u[i] * u[i];
+    for (int i = 0; i < dim; ++i) u[i] /= std::sqrt(energy);
+    const double difference = error_beyond_raw(u, dim, codebook, mode);
+    sum += difference;
+    squares += difference * difference;
+  }
+  const double mean = sum / rows;
+  return {raw + mean, std::sqrt(std::max(0.0, squares / rows - mean * mean) / rows)};
+}
 
 Codec::Codec(const Scheme& scheme)
     : scheme_(scheme),
       codebook_(table_of(scheme)),
       rotation_(scheme.rotation, scheme.seed, scheme.dim),
-      distortion_(table_distortion(codebook_, Density::kBeta, scheme.dim)) {}
+      distortion_(expected_distortion(codebook_, scheme.dim, scheme.norm).value) {
+  if (scheme.qjl) sketch_ = make_sketch_matrix(*scheme.qjl, scheme.dim);
+}
 
-Codec::Codec(const Scheme& scheme, const Codebook& codebook, std::vector<float> matrix, const std::string& where)
+Codec::Codec(const Scheme& scheme, const Codebook& codebook, std::vector<float> matrix, std::vector<float> sketch,
+             const std::string& where)
     : scheme_(scheme),
       codebook_(codebook),
       rotation_(scheme.rotation, scheme.seed, scheme.dim, std::move(matrix), where),
-      distortion_(table_distortion(codebook_, Density::kBeta, scheme.dim)) {
+      sketch_(std::move(sketch)),
+      distortion_(expected_distortion(codebook_, scheme.dim, scheme.norm).value) {
   if (codebook.bits != scheme.bits) {
     throw Error(fmt::format("{}: the codebook has {} bits, and the scheme says {}", where, codebook.bits, scheme.bits));
+  }
+  const auto dim = static_cast<std::size_t>(scheme.dim);
+  if (sketch_.size() != (scheme.qjl ? dim * dim : 0)) {
+    throw Error(fmt::format("{}: the sketch matrix does not fit the scheme", where));
+  }
+  if (!std::all_of(sketch_.begin(), sketch_.end(), [](float x) { return std::isfinite(x); })) {
+    throw Error(fmt::format("{}: the sketch matrix holds a value that is not finite", where));
   }
 }
 
@@ -38,6 +101,13 @@ Codec Codec::with_seed(std::uint32_t seed) const {
   Codec other = *this;
   other.scheme_.seed = seed;
   other.rotation_ = Rotation(scheme_.rotation, seed, scheme_.dim);
+  return other;
+}
+
+Codec Codec::without_sketch() const {
+  Codec other = *this;
+  other.scheme_.qjl.reset();
+  other.sketch_.clear();
   return other;
 }
 

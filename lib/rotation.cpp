@@ -127,33 +127,39 @@ std::vector<float> haar_matrix(std::uint32_t seed, int dim) {
   return matrix;
 }
 
-bool is_dense(RotationKind kind, int dim) { return kind == RotationKind::kQr || hadamard_order(dim) == 0; }
+bool is_dense(RotationKind kind, int dim) {
+  if (kind == RotationKind::kIdentity) return false;
+  return kind == RotationKind::kQr || hadamard_order(dim) == 0;
+}
 
-Rotation::Rotation(RotationKind kind, std::uint32_t seed, int dim) : dim_(dim) {
-  if (is_dense(kind, dim)) {
-    mixing_ = math::Mixing::kDense;
-    matrix_ = haar_matrix(seed, dim);
-    draw_signs(seed);
-    return;
-  }
-  mixing_ = math::Mixing::kHadamard;
+Rotation::Rotation(RotationKind kind, std::uint32_t seed, int dim, WithoutMatrix)
+    : dim_(dim),
+      mixing_(kind == RotationKind::kIdentity ? math::Mixing::kNone
+              : is_dense(kind, dim)           ? math::Mixing::kDense
+                                              : math::Mixing::kHadamard),
+      signs1_(static_cast<std::size_t>(dim), 0u),
+      signs2_(static_cast<std::size_t>(dim), 0u) {
+  if (mixing_ != math::Mixing::kHadamard) return;
   m_ = hadamard_order(dim);
+  signs1_ = draw_sign_bits(seed, dim);
+  if (kind == RotationKind::kRht2) signs2_ = draw_sign_bits(seed, dim, dim);
+}
+
+Rotation::Rotation(RotationKind kind, std::uint32_t seed, int dim) : Rotation(kind, seed, dim, WithoutMatrix{}) {
+  if (mixing_ == math::Mixing::kDense) matrix_ = haar_matrix(seed, dim);
   if (m_ > 1) matrix_ = paley_matrix(m_);
-  draw_signs(seed);
 }
 
 Rotation::Rotation(RotationKind kind, std::uint32_t seed, int dim, std::vector<float> matrix, const std::string& where)
-    : dim_(dim), matrix_(std::move(matrix)) {
-  const bool dense = is_dense(kind, dim);
-  mixing_ = dense ? math::Mixing::kDense : math::Mixing::kHadamard;
-  m_ = dense ? 1 : hadamard_order(dim);
+    : Rotation(kind, seed, dim, WithoutMatrix{}) {
+  matrix_ = std::move(matrix);
   const auto order = static_cast<std::size_t>(matrix_order());
   if (matrix_.size() != order * order) {
     throw Error(fmt::format("{}: the rotation matrix has {} values, and {} x {} are needed", where, matrix_.size(),
                             order, order));
   }
-  draw_signs(seed);
   if (matrix_.empty()) return;
+  const bool dense = mixing_ == math::Mixing::kDense;
   for (const float entry : matrix_) {
     if (!dense && entry != 1.0f && entry != -1.0f) {
       throw Error(fmt::format("{}: the Hadamard factor holds {}, and only 1 and -1 can stand there", where, entry));
@@ -165,14 +171,6 @@ Rotation::Rotation(RotationKind kind, std::uint32_t seed, int dim, std::vector<f
 int Rotation::matrix_order() const {
   if (mixing_ == math::Mixing::kDense) return dim_;
   return m_ > 1 ? m_ : 0;
-}
-
-void Rotation::draw_signs(std::uint32_t seed) {
-  signs1_.assign(static_cast<std::size_t>(dim_), 0);
-  signs2_ = signs1_;
-  if (mixing_ != math::Mixing::kHadamard) return;
-  signs1_ = draw_sign_bits(seed, dim_);
-  signs2_ = draw_sign_bits(seed, dim_, dim_);
 }
 
 math::RotationView Rotation::view() const {

@@ -31,13 +31,13 @@ std::vector<float> haar_matrix(std::uint32_t seed, int dim);
 
 class Rotation {
  public:
-  /// Makes the tables of a scheme's rotation. dim 8..1024. rht2 at a dim without a Hadamard matrix is qr.
+  /// Makes the tables of a scheme's rotation. dim 8..1024. rht2 and rht1 at a dim without a Hadamard matrix are qr.
   Rotation(RotationKind kind, std::uint32_t seed, int dim);
   /// The same, with the matrix taken from a file: [m][m] of +-1 or [dim][dim]. Throws Error (prefixed with `where`) if it
-  /// is not orthogonal to 1e-4, or has the wrong size. Empty: the scheme needs none.
+  /// is not orthogonal to 1e-4, or has the wrong size. Empty: the rotation needs none.
   Rotation(RotationKind kind, std::uint32_t seed, int dim, std::vector<float> matrix, const std::string& where);
 
-  /// What a file must carry: H_m or the dense matrix; empty for Sylvester's.
+  /// What a file must carry: H_m or the dense matrix; empty where there is none (Sylvester's, and the identity).
   const std::vector<float>& matrix() const { return matrix_; }
   /// Rows (= columns) of matrix(), 0 where there is none.
   int matrix_order() const;
@@ -45,7 +45,8 @@ class Rotation {
   math::RotationView view() const;
 
  private:
-  void draw_signs(std::uint32_t seed);
+  struct WithoutMatrix {};
+  Rotation(RotationKind kind, std::uint32_t seed, int dim, WithoutMatrix);
 
   int dim_;
   int m_ = 1;
@@ -54,7 +55,7 @@ class Rotation {
   std::vector<float> matrix_;
 };
 
-/// True where the rotation needs a dense matrix: qr, and rht2 at a dim that is no m 2^k.
+/// True where the rotation needs a dense matrix: qr, and rht2 or rht1 at a dim that is no m 2^k.
 bool is_dense(RotationKind kind, int dim);
 
 }  // namespace tq

@@ -11,8 +11,10 @@ namespace tq {
 namespace {
 
 constexpr std::string_view kVersion = "tq/1";
-constexpr std::array kRotations = {std::string_view("rht2"), std::string_view("qr")};
-constexpr std::array kNorms = {std::string_view("raw")};
+using Name = std::string_view;
+constexpr std::array kRotations = {Name("rht2"), Name("rht1"), Name("qr"), Name("identity")};
+constexpr std::array kNorms = {Name("raw"), Name("corrected"), Name("least-squares")};
+constexpr std::array kNormDTypes = {Name("F32"), Name("F16")};
 
 template <std::size_t N>
 int find_name(const std::array<std::string_view, N>& names, std::string_view name) {
@@ -20,6 +22,13 @@ int find_name(const std::array<std::string_view, N>& names, std::string_view nam
     if (names[i] == name) return static_cast<int>(i);
   }
   return -1;
+}
+
+template <std::size_t N>
+int parse_name(std::string_view what, const std::array<Name, N>& names, std::string_view name) {
+  const int index = find_name(names, name);
+  if (index < 0) throw UsageError(fmt::format("unknown {} '{}': use one of {}", what, name, fmt::join(names, ", ")));
+  return index;
 }
 
 /// Takes "key=value" from the front of `text`, and checks the key.
@@ -54,6 +63,14 @@ class FieldReader {
     return value;
   }
 
+  /// "none" or a 32-bit number.
+  std::optional<std::uint32_t> next_optional_number(std::string_view key) {
+    const FieldReader before = *this;
+    if (next(key) == "none") return std::nullopt;
+    rest_ = before.rest_;
+    return next_number<std::uint32_t>(key, 0, 0xffffffffu);
+  }
+
   template <std::size_t N>
   int next_name(std::string_view key, const std::array<std::string_view, N>& names) {
     const std::string_view text = next(key);
@@ -81,12 +98,9 @@ std::string_view name_of(RotationKind kind) { return kRotations[static_cast<std:
 std::string_view name_of(NormMode mode) { return kNorms[static_cast<std::size_t>(mode)]; }
 
 RotationKind parse_rotation(std::string_view name) {
-  const int index = find_name(kRotations, name);
-  if (index < 0) {
-    throw UsageError(fmt::format("unknown rotation '{}': use one of {}", name, fmt::join(kRotations, ", ")));
-  }
-  return static_cast<RotationKind>(index);
+  return static_cast<RotationKind>(parse_name("rotation", kRotations, name));
 }
+NormMode parse_norm_mode(std::string_view name) { return static_cast<NormMode>(parse_name("norm mode", kNorms, name)); }
 
 Scheme default_scheme(int bits, int dim, RotationKind rotation, std::uint32_t seed) {
   Scheme scheme;
@@ -99,8 +113,9 @@ Scheme default_scheme(int bits, int dim, RotationKind rotation, std::uint32_t se
 }
 
 std::string format_scheme(const Scheme& s) {
-  return fmt::format("{} bits={} dim={} rotation={} seed={} codebook={} norm={} norm_dtype={}", kVersion, s.bits,
-                     s.dim, name_of(s.rotation), s.seed, s.codebook, name_of(s.norm), name_of(s.norm_dtype));
+  return fmt::format("{} bits={} dim={} rotation={} seed={} codebook={} norm={} norm_dtype={} qjl={}", kVersion, s.bits,
+                     s.dim, name_of(s.rotation), s.seed, s.codebook, name_of(s.norm), name_of(s.norm_dtype),
+                     s.qjl ? std::to_string(*s.qjl) : "none");
 }
 
 Scheme parse_scheme(std::string_view text, const std::string& where) {
@@ -116,10 +131,8 @@ Scheme parse_scheme(std::string_view text, const std::string& where) {
   s.codebook = reader.next("codebook");
   if (s.codebook.empty()) reader.fail("the codebook has no name");
   s.norm = static_cast<NormMode>(reader.next_name("norm", kNorms));
-  const std::string_view dtype = reader.next("norm_dtype");
-  if (dtype != name_of(DType::kF32)) {
-    reader.fail(fmt::format("norm_dtype={} is not known to this version of tq", dtype));
-  }
+  s.norm_dtype = reader.next_name("norm_dtype", kNormDTypes) == 0 ? DType::kF32 : DType::kF16;
+  s.qjl = reader.next_optional_number("qjl");
   reader.expect_end();
   if (format_scheme(s) != text) reader.fail("numbers have no sign and no leading zero, and single spaces stand between fields");
   return s;

@@ -1,32 +1,34 @@
 // All that a decoder needs to know about how rows were coded, apart from the tables that travel beside it.
 // A Scheme is printed and parsed as one line of text, which is what a file stores:
 //
-//   tq/1 bits=3 dim=128 rotation=rht2 seed=42 codebook=beta-d128-b3 norm=raw norm_dtype=F32
+//   tq/1 bits=3 dim=128 rotation=rht2 seed=42 codebook=beta-d128-b3 norm=raw norm_dtype=F32 qjl=none
 //
 // The first word is the version of this text. Fields come in this order, each exactly once. A reader refuses fields and
 // values that it does not know: whatever is written there changes what the bytes mean.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
 #include "lib/dtype.h"
+#include "lib/math/norm.h"
 
 namespace tq {
 
 enum class RotationKind {
-  kRht2,  ///< D2 H D1, two sign vectors around a Hadamard matrix; dims without one use a Haar QR matrix
-  kQr,    ///< Haar: Q of the QR decomposition of a Gaussian matrix, with the signs of R's diagonal
-};
-enum class NormMode {
-  kRaw,  ///< the L2 norm of the original row
+  kRht2,      ///< D2 H D1, two sign vectors around a Hadamard matrix; dims without one use a Haar QR matrix
+  kRht1,      ///< H D1, one sign vector
+  kQr,        ///< Haar: Q of the QR decomposition of a Gaussian matrix, with the signs of R's diagonal
+  kIdentity,  ///< none, for comparison: rows keep their outliers, and Theorem 1 says nothing
 };
 
 std::string_view name_of(RotationKind kind);
 std::string_view name_of(NormMode mode);
-/// Throws UsageError that lists the known names.
+/// Throw UsageError that lists the known names.
 RotationKind parse_rotation(std::string_view name);
+NormMode parse_norm_mode(std::string_view name);
 
 /// Smallest and largest row that tq codes, in elements; bits of a code.
 inline constexpr int kMinDim = 8;
@@ -42,13 +44,18 @@ struct Scheme {
   std::uint32_t seed = kDefaultSeed;  ///< of the rotation; K and V may differ
   std::string codebook;               ///< id of the table, such as "beta-d128-b3"
   NormMode norm = NormMode::kRaw;
-  DType norm_dtype = DType::kF32;
+  DType norm_dtype = DType::kF32;  ///< F32, or F16 (largest 65504)
+  std::optional<std::uint32_t> qjl;  ///< seed of the sketch of the residual (K only); nothing: there is none
 
   bool operator==(const Scheme&) const = default;
 
-  /// Bytes of one row: codes, rounded up to a byte, and norm.
+  /// Bytes of one row: codes, rounded up to a byte; norm; the signs of the sketch with the norm of the residual.
   int code_bytes() const { return (dim * bits + 7) / 8; }
   int norm_bytes() const { return static_cast<int>(size_of(norm_dtype)); }
+  int sign_bytes() const { return qjl ? (dim + 7) / 8 : 0; }
+  int row_bytes() const { return code_bytes() + norm_bytes() + (qjl ? sign_bytes() + norm_bytes() : 0); }
+  /// Bits a value that the codes and the sketch take: what "K at 4 bits" means.
+  int total_bits() const { return bits + (qjl ? 1 : 0); }
 };
 
 /// The scheme that tq uses for rows of `dim` elements when nothing else is said: the codebook of the exact density on

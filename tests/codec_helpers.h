@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "lib/backend.h"
+#include "lib/convert.h"
 #include "lib/measure/error_stats.h"
 #include "lib/rotation.h"
 

@@ -33,11 +33,10 @@ void read_all(const std::string& path) {
   const auto backend = tq::make_cpu_backend("scalar");
   for (const tq::PackedLayer& layer : file.layers()) {
     for (const tq::PackedTensor* tensor : {&layer.k, &layer.v}) {
-      std::vector<std::uint8_t> codes(static_cast<std::size_t>(tensor->scheme.code_bytes()));
-      float norm = 0;
+      tq::CodedRows coded;
       std::vector<float> row(static_cast<std::size_t>(tensor->scheme.dim));
-      file.read_rows(*tensor, tensor->rows() - 1, 1, codes.data(), &norm);
-      backend->decode(*tensor->codec, codes.data(), &norm, 1, tq::DType::kF32, row.data());
+      file.read_rows(*tensor, tensor->rows() - 1, 1, coded);
+      tq::decode_rows(*backend, *tensor->codec, coded, tq::Decode::kInnerProduct, tq::DType::kF32, row.data());
     }
   }
 }

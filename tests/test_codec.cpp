@@ -70,7 +70,7 @@ TEST_CASE("rows with log-normal channel scales: rotated, D; not rotated, far abo
       CHECK(ratio > (kind == RotationKind::kQr ? 1.0 : 0.94) - room);
       CHECK(ratio < (kind == RotationKind::kQr ? 1.0 : 0.94) + room);
     }
-    const Codec unrotated(default_scheme(bits, kDim, RotationKind::kQr), book.table, identity, "test");
+    const Codec unrotated(default_scheme(bits, kDim, RotationKind::kQr), book.table, identity, {}, "test");
     const std::vector<float> x = lognormal_rows(1, 2000, kDim);
     const double plain = measure_error(x, code_rows(*make_cpu_backend(), unrotated, x).decoded, kDim).relative_mse();
     CHECK(plain > 1.5 * theorem1_bound(bits));

@@ -145,7 +145,7 @@ TEST_CASE("the golden vector under rht2, seed 42, with the published codebooks")
   const std::vector<float> x = golden_vector();
   Scheme scheme = default_scheme(2, 128);
   const auto encode = [&](const std::vector<float>& positive) {
-    const Codec codec(scheme, make_codebook(mirrored(positive)), {}, "test");
+    const Codec codec(scheme, make_codebook(mirrored(positive)), {}, {}, "test");
     return code_rows(*make_cpu_backend("scalar"), codec, x);
   };
 
@@ -182,7 +182,7 @@ TEST_CASE("the golden vector under qr, seed 42, with 0S's 4-bit codebook") {
   Scheme scheme = default_scheme(4, 128, RotationKind::kQr);
   const Codebook book = make_codebook(
       mirrored({.0112965f, .0341340f, .0577445f, .0827926f, .1102471f, .1417617f, .1807937f, .2376272f}));
-  const Codec codec(scheme, book, haar_matrix(42, 128), "test");
+  const Codec codec(scheme, book, haar_matrix(42, 128), {}, "test");
   const std::vector<float> x = golden_vector();
   const auto coded = code_rows(*make_cpu_backend("scalar"), codec, x);
   CHECK(to_hex(coded.codes) ==

@@ -207,4 +207,12 @@ void remove_pending_temporaries() noexcept {
   errno = saved;
 }
 
+void check_output(const std::string& input, const std::string& output, bool overwrite) {
+  std::error_code ignored;
+  if (std::filesystem::equivalent(input, output, ignored)) {
+    throw Error(fmt::format("{}: is the input itself; choose another output", output));
+  }
+  AtomicFile::open(output, overwrite);
+}
+
 }  // namespace tq

@@ -59,6 +59,10 @@ class AtomicFile {
   int slot_ = -1;  // in the registry of temporaries
 };
 
+/// For a command that turns one file into another: Error if `output` is the very file `input`, also under another name, and
+/// what open() would refuse; creates nothing that stays.
+void check_output(const std::string& input, const std::string& output, bool overwrite);
+
 /// Unlinks the temporaries of all AtomicFiles. Async-signal-safe: for the handler of SIGINT and
 /// SIGTERM, just before the process ends; a later commit() of one of those files is an Error.
 void remove_pending_temporaries() noexcept;

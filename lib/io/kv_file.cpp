@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "lib/convert.h"
 #include "lib/error.h"
 
 namespace tq {
@@ -64,6 +65,23 @@ int layer_of_key(const std::string& key) {
   return layer >= 0 && key == scheme_key(fmt::format("k.{}", layer)) ? layer : -1;
 }
 
+/// The first row of which a pad bit is set, or -1.
+std::int64_t find_pad_bits(const std::vector<std::uint8_t>& rows, int row_bits) {
+  if (row_bits % 8 == 0) return -1;
+  const auto bytes = static_cast<std::size_t>((row_bits + 7) / 8);
+  const auto pad_mask = static_cast<std::uint8_t>(0xff << (row_bits % 8));
+  for (std::size_t end = bytes; end <= rows.size(); end += bytes) {
+    if ((rows[end - 1] & pad_mask) != 0) return static_cast<std::int64_t>(end / bytes) - 1;
+  }
+  return -1;
+}
+
+/// The first norm that is negative or not finite, or -1.
+std::int64_t find_bad_norm(const std::vector<float>& norms) {
+  const auto bad = std::find_if(norms.begin(), norms.end(), [](float n) { return !std::isfinite(n) || std::signbit(n); });
+  return bad == norms.end() ? -1 : bad - norms.begin();
+}
+
 }  // namespace
 
 std::string scheme_key(const std::string& tensor) { return tensor + ".scheme"; }
@@ -73,8 +91,12 @@ std::string codebook_tensor(const Scheme& scheme) { return "codebook." + scheme.
 
 std::string rotation_tensor(const Scheme& scheme) {
   if (is_dense(scheme.rotation, scheme.dim)) return fmt::format("rotation.qr-d{}-s{}", scheme.dim, scheme.seed);
-  const int m = hadamard_order(scheme.dim);
+  const int m = scheme.rotation == RotationKind::kIdentity ? 1 : hadamard_order(scheme.dim);
   return m > 1 ? fmt::format("rotation.hadamard-{}", m) : "";
+}
+
+std::string sketch_tensor(const Scheme& scheme) {
+  return scheme.qjl ? fmt::format("qjl.d{}-s{}", scheme.dim, *scheme.qjl) : "";
 }
 
 std::string format_hash(std::uint64_t hash) { return fmt::format("{:016x}", hash); }
@@ -132,7 +154,8 @@ KvFile KvFile::open(const std::string& path) {
   std::set<std::string> sources = {"__metadata__"};
   for (const PackedLayer& layer : result.layers_) {
     for (const PackedTensor* t : {&layer.k, &layer.v}) {
-      known.insert({t->codes->name, t->norms->name, codebook_tensor(t->scheme), rotation_tensor(t->scheme)});
+      for (const TensorInfo* stream : t->streams()) known.insert(stream->name);
+      known.insert({codebook_tensor(t->scheme), rotation_tensor(t->scheme), sketch_tensor(t->scheme)});
       if (!sources.insert(t->source.name).second) {
         throw Error(fmt::format("{}: {}: another tensor has the source name {} too; the file is damaged", path, t->name,
                                 quote_name(t->source.name)));
@@ -141,8 +164,8 @@ KvFile KvFile::open(const std::string& path) {
   }
   for (const TensorInfo& tensor : file.tensors()) {
     if (!known.contains(tensor.name)) {
-      throw Error(fmt::format("{}: no scheme speaks of the tensor '{}'; the file is damaged or newer than this tq", path,
-                              tensor.name));
+      throw Error(fmt::format("{}: no scheme speaks of the tensor {}; the file is damaged or newer than this tq", path,
+                              quote_name(tensor.name)));
     }
     metadata_at(file, hash_key(tensor.name));
   }
@@ -157,18 +180,17 @@ PackedTensor KvFile::read_tensor(const std::string& name,
   const std::string& scheme_text = metadata_at(file_, scheme_key(name));
   t.scheme = parse_scheme(scheme_text, where);
   t.source = parse_source(metadata_at(file_, source_key(name)), where);
-  t.codes = &file_.at(name + ".codes");
-  t.norms = &file_.at(name + ".norms");
-  const bool codes_fit = t.codes->dtype == DType::kU8 && t.codes->shape.size() == 3 && t.codes->shape[0] > 0 &&
-                         t.codes->shape[1] > 0 && t.codes->shape[2] == t.scheme.code_bytes();
-  if (!codes_fit) {
-    throw Error(fmt::format("{}.codes: must be U8 [heads, tokens, {}] for {} bits at dim {}", where,
-                            t.scheme.code_bytes(), t.scheme.bits, t.scheme.dim));
+  const TensorInfo& codes = file_.at(name + ".codes");
+  if (codes.shape.size() != 3 || codes.shape[0] < 1 || codes.shape[1] < 1) {
+    throw Error(fmt::format("{}.codes: must have the shape [heads, tokens, {}]", where, t.scheme.code_bytes()));
   }
-  t.heads = t.codes->shape[0];
-  t.tokens = t.codes->shape[1];
-  if (t.norms->dtype != DType::kF32 || t.norms->shape != std::vector<std::int64_t>{t.heads, t.tokens}) {
-    throw Error(fmt::format("{}.norms: must be F32 [{}, {}]", where, t.heads, t.tokens));
+  t.heads = codes.shape[0];
+  t.tokens = codes.shape[1];
+  t.codes = find_stream(t, ".codes", DType::kU8, {t.heads, t.tokens, t.scheme.code_bytes()});
+  t.norms = find_stream(t, ".norms", t.scheme.norm_dtype, {t.heads, t.tokens});
+  if (t.scheme.qjl) {
+    t.signs = find_stream(t, ".signs", DType::kU8, {t.heads, t.tokens, t.scheme.sign_bytes()});
+    t.residual_norms = find_stream(t, ".residual_norms", t.scheme.norm_dtype, {t.heads, t.tokens});
   }
   if (!fits_source(t.source, t.heads, t.tokens, t.scheme.dim)) {
     throw Error(fmt::format("{}: the shape of its source does not fit [{}, {}, {}]", where, t.heads, t.tokens,
@@ -178,6 +200,14 @@ PackedTensor KvFile::read_tensor(const std::string& name,
   if (codec == nullptr) codec = read_codec(t.scheme);
   t.codec = codec;
   return t;
+}
+
+const TensorInfo* KvFile::find_stream(const PackedTensor& tensor, const std::string& suffix, DType dtype,
+                                      std::vector<std::int64_t> shape) const {
+  const TensorInfo& found = file_.at(tensor.name + suffix);
+  if (found.dtype == dtype && found.shape == shape) return &found;
+  throw Error(fmt::format("{}: {}{}: must be {} [{}] for the scheme '{}'", file_.file().path(), tensor.name, suffix,
+                          name_of(dtype), fmt::join(shape, ", "), format_scheme(tensor.scheme)));
 }
 
 std::vector<float> KvFile::read_table(const std::string& name, const std::vector<std::int64_t>& shape) const {
@@ -207,7 +237,10 @@ std::shared_ptr<const Codec> KvFile::read_codec(const Scheme& scheme) const {
     const std::int64_t order = is_dense(scheme.rotation, scheme.dim) ? scheme.dim : hadamard_order(scheme.dim);
     matrix = read_table(rotation, {order, order});
   }
-  return std::make_shared<const Codec>(scheme, codebook, std::move(matrix), at_tensor(file_.file().path(), rotation));
+  std::vector<float> sketch;
+  if (scheme.qjl) sketch = read_table(sketch_tensor(scheme), {scheme.dim, scheme.dim});
+  return std::make_shared<const Codec>(scheme, codebook, std::move(matrix), std::move(sketch),
+                                       at_tensor(file_.file().path(), rotation.empty() ? "tables" : rotation));
 }
 
 void KvFile::check_hash(const TensorInfo& tensor, std::uint64_t hash) const {
@@ -242,36 +275,52 @@ void KvFile::check_payload(int threads, const Progress& progress) const {
 }
 
 void KvFile::check_rows(const PackedTensor& tensor) const {
-  const auto code_bytes = static_cast<std::size_t>(tensor.scheme.code_bytes());
-  const int used_bits = tensor.scheme.dim * tensor.scheme.bits % 8;
-  const auto pad_mask = static_cast<std::uint8_t>(used_bits == 0 ? 0 : 0xff << used_bits);
-  const auto step = static_cast<std::int64_t>(std::max<std::size_t>(1, kChunkBytes / code_bytes));
-  std::vector<std::uint8_t> codes(static_cast<std::size_t>(std::min(step, tensor.rows())) * code_bytes);
-  std::vector<float> norms(static_cast<std::size_t>(std::min(step, tensor.rows())));
+  const Scheme& scheme = tensor.scheme;
+  const std::int64_t step = std::max<std::int64_t>(1, static_cast<std::int64_t>(kChunkBytes) / scheme.row_bytes());
+  CodedRows coded;
   for (std::int64_t first = 0; first < tensor.rows(); first += step) {
-    const std::int64_t count = std::min(step, tensor.rows() - first);
-    read_rows(tensor, first, count, codes.data(), norms.data());
-    for (std::int64_t r = 0; r < count; ++r) {
-      const auto i = static_cast<std::size_t>(r);
-      const std::string_view problem =
-          !std::isfinite(norms[i]) || std::signbit(norms[i])           ? "its norm is negative or not finite"
-          : (codes[(i + 1) * code_bytes - 1] & pad_mask) != 0          ? "its pad bits are not zero"
-                                                                       : "";
-      if (problem.empty()) continue;
+    read_rows(tensor, first, std::min(step, tensor.rows() - first), coded);
+    const auto refuse = [&](std::int64_t row, const char* problem) {
+      if (row < 0) return;
       throw Error(fmt::format("{}: {}: head {}, token {}: {}: the file is damaged or was not written by tq",
-                              file_.file().path(), tensor.name, (first + r) / tensor.tokens,
-                              (first + r) % tensor.tokens, problem));
-    }
+                              file_.file().path(), tensor.name, (first + row) / tensor.tokens,
+                              (first + row) % tensor.tokens, problem));
+    };
+    refuse(find_bad_norm(coded.norms), "its norm is negative or not finite");
+    refuse(find_bad_norm(coded.residual_norms), "the norm of its residual is negative or not finite");
+    refuse(find_pad_bits(coded.codes, scheme.dim * scheme.bits), "its pad bits are not zero");
+    refuse(find_pad_bits(coded.signs, scheme.dim), "the pad bits of its signs are not zero");
   }
 }
 
-void KvFile::read_rows(const PackedTensor& tensor, std::int64_t first, std::int64_t count, std::uint8_t* codes,
-                       float* norms) const {
-  const auto code_bytes = static_cast<std::uint64_t>(tensor.scheme.code_bytes());
-  const auto start = static_cast<std::uint64_t>(first);
-  const auto rows = static_cast<std::uint64_t>(count);
-  file_.read(*tensor.codes, start * code_bytes, std::as_writable_bytes(std::span(codes, rows * code_bytes)));
-  file_.read(*tensor.norms, start * sizeof(float), std::as_writable_bytes(std::span(norms, rows)));
+void KvFile::read_norms(const TensorInfo& tensor, std::int64_t first, std::span<float> norms) const {
+  std::vector<std::byte> raw(norms.size() * size_of(tensor.dtype));
+  file_.read(tensor, static_cast<std::uint64_t>(first) * size_of(tensor.dtype), raw);
+  convert_to_float(tensor.dtype, raw.data(), static_cast<std::int64_t>(norms.size()), norms.data());
+}
+
+void KvFile::read_rows(const PackedTensor& tensor, std::int64_t first, std::int64_t count, CodedRows& coded) const {
+  coded.resize(tensor.scheme, count);
+  const auto read_bytes = [&](const TensorInfo& stream, std::vector<std::uint8_t>& rows) {
+    const std::uint64_t row_bytes = rows.size() / static_cast<std::uint64_t>(count);
+    file_.read(stream, static_cast<std::uint64_t>(first) * row_bytes, std::as_writable_bytes(std::span(rows)));
+  };
+  read_bytes(*tensor.codes, coded.codes);
+  read_norms(*tensor.norms, first, coded.norms);
+  if (tensor.signs == nullptr) return;
+  read_bytes(*tensor.signs, coded.signs);
+  read_norms(*tensor.residual_norms, first, coded.residual_norms);
+}
+
+std::vector<const TensorInfo*> PackedTensor::streams() const {
+  if (signs == nullptr) return {codes, norms};
+  return {codes, norms, signs, residual_norms};
+}
+
+std::uint64_t PackedTensor::bytes() const {
+  std::uint64_t sum = 0;
+  for (const TensorInfo* stream : streams()) sum += stream->bytes;
+  return sum;
 }
 
 }  // namespace tq

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "lib/codec.h"
+#include "lib/coded_rows.h"
 #include "lib/io/safetensors.h"
 #include "lib/parallel.h"
 
@@ -27,6 +28,8 @@ std::string hash_key(const std::string& tensor_name);
 std::string codebook_tensor(const Scheme& scheme);
 /// Empty where the rotation is Sylvester's and needs no table.
 std::string rotation_tensor(const Scheme& scheme);
+/// Empty where the scheme has no QJL sketch.
+std::string sketch_tensor(const Scheme& scheme);
 
 /// 16 lower-case hexadecimal digits.
 std::string format_hash(std::uint64_t hash);
@@ -40,11 +43,16 @@ struct PackedTensor {
   std::int64_t heads = 0;
   std::int64_t tokens = 0;
   TensorSpec source;         ///< the tensor that went in: name, dtype and shape
-  const TensorInfo* codes = nullptr;  ///< U8 [heads, tokens, code_bytes]
-  const TensorInfo* norms = nullptr;  ///< F32 [heads, tokens]
+  const TensorInfo* codes = nullptr;           ///< U8 [heads, tokens, code_bytes]
+  const TensorInfo* norms = nullptr;           ///< norm_dtype [heads, tokens]
+  const TensorInfo* signs = nullptr;           ///< U8 [heads, tokens, sign_bytes]; null without QJL
+  const TensorInfo* residual_norms = nullptr;  ///< norm_dtype [heads, tokens]; null without QJL
   std::shared_ptr<const Codec> codec;
 
   std::int64_t rows() const { return heads * tokens; }
+  /// Those of the four that are there.
+  std::vector<const TensorInfo*> streams() const;
+  std::uint64_t bytes() const;
 };
 
 struct PackedLayer {
@@ -70,12 +78,14 @@ class KvFile {
   void check_payload(int threads, const Progress& progress = {}) const;
 
   /// Rows first .. first + count - 1 of a tensor (row = head * tokens + token).
-  void read_rows(const PackedTensor& tensor, std::int64_t first, std::int64_t count, std::uint8_t* codes,
-                 float* norms) const;
+  void read_rows(const PackedTensor& tensor, std::int64_t first, std::int64_t count, CodedRows& coded) const;
 
  private:
   explicit KvFile(SafetensorsFile file) : file_(std::move(file)) {}
   PackedTensor read_tensor(const std::string& name, std::map<std::string, std::shared_ptr<const Codec>>& codecs) const;
+  const TensorInfo* find_stream(const PackedTensor& tensor, const std::string& suffix, DType dtype,
+                                std::vector<std::int64_t> shape) const;
+  void read_norms(const TensorInfo& tensor, std::int64_t first, std::span<float> norms) const;
   std::shared_ptr<const Codec> read_codec(const Scheme& scheme) const;
   std::vector<float> read_table(const std::string& name, const std::vector<std::int64_t>& shape) const;
   void check_hash(const TensorInfo& tensor, std::uint64_t hash) const;

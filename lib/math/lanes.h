@@ -30,7 +30,7 @@
 #endif
 #else
 #define TQ_HD inline __attribute__((always_inline))
-#define TQ_HD_CALL
+#define TQ_HD_CALL __attribute__((noinline))
 #define TQ_UNROLL(n) TQ_PRAGMA(GCC unroll n)
 #define TQ_PRAGMA(text) _Pragma(#text)
 #endif

@@ -41,7 +41,7 @@ class CodeFinder {
       for (int i = 0; i < (1 << Bits) - 1; ++i) code -= mask_greater(x, splat<V>(edges_[i]));
       return code;
     } else {
-      I code;
+      I code = splat_int<I>(0);
       for (int lane = 0; lane < kLanes<V>; ++lane) code[lane] = search(x[lane]);
       return code;
     }
@@ -79,7 +79,7 @@ class LevelTable {
       const I upper = mask_greater_int(code, splat_int<I>(kLanes<V> - 1));
       return select(upper, permute(tables_[1], code), permute(tables_[0], code));
     } else {
-      V level;
+      V level = splat<V>(0.0f);
       for (int lane = 0; lane < kLanes<V>; ++lane) level[lane] = levels_[code[lane]];
       return level;
     }

@@ -4,7 +4,16 @@
 
 #include "lib/math/lanes.h"
 
-namespace tq::math {
+namespace tq {
+
+/// What is stored as the norm of a row x with rotated unit row y and levels c. A decoder multiplies with it, whatever it is.
+enum class NormMode : std::int32_t {
+  kRaw,           ///< |x|, the L2 norm of the original row
+  kCorrected,     ///< |x| / |c|: the reconstruction has the norm of the original
+  kLeastSquares,  ///< |x| <y, c> / <c, c>: the reconstruction is as near as its codes allow
+};
+
+namespace math {
 inline namespace TQ_TARGET {
 
 /// Sum of terms[0..count) as a pairwise tree. `terms` is overwritten; count >= 1.
@@ -86,4 +95,5 @@ TQ_HD RowNorm<V> row_norm(V* x, int dim, float numerator, V* scratch) {
 }
 
 }  // namespace TQ_TARGET
-}  // namespace tq::math
+}  // namespace math
+}  // namespace tq

@@ -101,7 +101,7 @@ TQ_HD void transform_blocks(V* x, int dim, int block, const std::uint32_t* signs
 /// place in a block. m is a multiple of 4, and four inputs can be summed in eight ways up to sign: each is computed once,
 /// which gives the same bits, since a sign moves through a sum exactly. scratch: 3 m values.
 template <class V>
-void mix_blocks(V* x, const RotationView& r, bool transposed, V* scratch) {
+TQ_HD_CALL void mix_blocks(V* x, const RotationView& r, bool transposed, V* scratch) {
   const int block = r.dim / r.m;
   const int quads = r.m / 4;
   // For output a and quad q: which of the eight sums, and its sign bit.

@@ -2,36 +2,76 @@
 // together. Backends schedule these over rows and do no arithmetic of their own.
 #pragma once
 
+#include "lib/math/convert.h"
 #include "lib/math/lookup.h"
 #include "lib/math/norm.h"
 #include "lib/math/pack.h"
 #include "lib/math/rotation.h"
 
 namespace tq::math {
+
+/// How norms are stored.
+struct NormRule {
+  NormMode mode;
+  bool f16;  ///< rounded to F16, else float32
+};
+
 inline namespace TQ_TARGET {
 
 template <class V>
 struct EncodedRow {
-  V norm;            ///< L2 norm of the row
-  IntOf<V> refused;  ///< set where the row cannot be coded: NaN, infinity, or a norm that overflows
+  V norm;            ///< as stored: rounded to its type
+  IntOf<V> refused;  ///< set where the row cannot be coded: NaN, infinity, or a norm that its type cannot hold
 };
 
+/// The norm as its type stores it; a lane whose norm overflows it is refused.
+template <class V>
+TQ_HD EncodedRow<V> store_norm(V norm, IntOf<V> refused, bool f16) {
+  if (f16) norm = float_from_f16(f16_from_float(norm));
+  return {norm, refused | ~mask_greater(splat<V>(__builtin_inff()), norm)};
+}
+
 /// Calls f(words of the group, place in the group, element) for element 0..dim-1. 32 codes fill Bits words exactly, so in
-/// whole groups every shift is a constant.
+/// whole groups every shift is a constant where the loop is unrolled: it is in the wide targets, which are made to be fast,
+/// and not in the others, which would take minutes to compile.
 template <int Bits, class I, class F>
 TQ_HD void for_each_code(I* words, int dim, F&& f) {
   int start = 0;
-  for (; start + 32 <= dim; start += 32, words += Bits) {
-    TQ_UNROLL(32)
-    for (int i = 0; i < 32; ++i) f(words, i, start + i);
+  if constexpr (kLanes<I> >= 8) {
+    for (; start + 32 <= dim; start += 32, words += Bits) {
+      TQ_UNROLL(32)
+      for (int i = 0; i < 32; ++i) f(words, i, start + i);
+    }
   }
   for (int i = 0; start + i < dim; ++i) f(words, i, start + i);
 }
 
+/// The factor on a row's norm that corrects it for its levels c, all of it pairwise sums over the row:
+/// 1/sqrt(<c,c>), or <y,c>/<c,c> (0 where that is negative).
+template <int Bits, class V>
+TQ_HD_CALL V norm_factor(const V* x, const RotationView& rotation, V scale, const IntOf<V>* words,
+                         const LevelTable<Bits, V>& level_of, NormMode mode, V* scratch) {
+  V* squares = scratch;
+  V* products = scratch + rotation.dim;
+  for (int i = 0; i < rotation.dim; ++i) {
+    const V level = level_of(get_code<Bits>(words, i));
+    squares[i] = level * level;
+    products[i] = finish_rotation(x, i, rotation, scale) * level;
+  }
+  const V zero = splat<V>(0.0f);
+  const V one = splat<V>(1.0f);
+  const V energy = sum_pairwise(squares, rotation.dim);
+  if (mode == NormMode::kCorrected) {
+    return select(mask_greater(energy, zero), one / square_root(energy), one);
+  }
+  const V product = sum_pairwise(products, rotation.dim);
+  return select(mask_greater(product, zero), product / energy, zero);
+}
+
 /// x [dim] -> words [row_words(dim, Bits)], norm. x is overwritten. scratch: kRotationScratch values.
 template <int Bits, class V>
-TQ_HD EncodedRow<V> encode_row(V* x, const RotationView& rotation, const CodeFinder<Bits, V>& find_code, IntOf<V>* words,
-                               V* scratch) {
+TQ_HD EncodedRow<V> encode_row(V* x, const RotationView& rotation, const CodeFinder<Bits, V>& find_code,
+                               const LevelTable<Bits, V>& level_of, NormRule rule, IntOf<V>* words, V* scratch) {
   using I = IntOf<V>;
   const int dim = rotation.dim;
   const RowNorm<V> norm = row_norm(x, dim, rotation.scale, scratch);
@@ -40,7 +80,9 @@ TQ_HD EncodedRow<V> encode_row(V* x, const RotationView& rotation, const CodeFin
   for_each_code<Bits>(words, dim, [&](I* group, int place, int i) {
     put_code<Bits>(group, place, find_code(finish_rotation(x, i, rotation, norm.scale)));
   });
-  return {norm.norm, norm.refused};
+  if (rule.mode == NormMode::kRaw) return store_norm(norm.norm, norm.refused, rule.f16);
+  const V factor = norm_factor<Bits>(x, rotation, norm.scale, words, level_of, rule.mode, scratch);
+  return store_norm(norm.norm * factor, norm.refused, rule.f16);
 }
 
 /// words, norm -> x [dim], the reconstructed row. A row of norm 0 gives zeros without a sign.

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "lib/convert.h"
 #include "lib/error.h"
 
 namespace tq {
@@ -34,8 +35,7 @@ std::vector<Piece> cut_into_pieces(const KvPlan& plan) {
 
 struct Buffers {
   std::vector<std::byte> rows;
-  std::vector<std::uint8_t> codes;
-  std::vector<float> norms;
+  CodedRows coded;
 };
 
 /// Hashes of the tensors, each fed in order.
@@ -55,17 +55,14 @@ class Hashes {
 
 }  // namespace
 
-void report_refused_row(const std::string& path, const KvTensor& tensor, std::int64_t row, const void* values) {
-  std::vector<float> x(static_cast<std::size_t>(tensor.head_dim));
-  convert_to_float(tensor.info.dtype, values, tensor.head_dim, x.data());
+void report_refused_row(const std::string& place, const Scheme& scheme, std::span<const float> x) {
   const auto bad = std::find_if(x.begin(), x.end(), [](float value) { return !std::isfinite(value); });
-  const std::string place = fmt::format("{}: {}: head {}, token {}", path, tensor.info.name, row / tensor.tokens,
-                                        row % tensor.tokens);
   if (bad != x.end()) {
     throw Error(fmt::format("{}, channel {}: the value is {}; only finite values can be quantized, so look at the run "
                             "that captured it", place, bad - x.begin(), std::isnan(*bad) ? "NaN" : "infinite"));
   }
-  throw Error(fmt::format("{}: the norm of the row overflows float32; scale the tensor down", place));
+  throw Error(fmt::format("{}: the norm of the row overflows {}; {}", place, name_of(scheme.norm_dtype),
+                          scheme.norm_dtype == DType::kF16 ? "use --norm-dtype f32" : "scale the tensor down"));
 }
 
 void pack_kv(const KvDump& dump, const KvPlan& plan, const Backend& backend, const std::string& path,
@@ -86,26 +83,38 @@ void pack_kv(const KvDump& dump, const KvPlan& plan, const Backend& backend, con
     const Piece& piece = pieces[static_cast<std::size_t>(index)];
     const KvTensor& source = *piece.item->source;
     const auto row_bytes = source.info.bytes / static_cast<std::uint64_t>(piece.item->rows());
-    const auto count = static_cast<std::size_t>(piece.count);
     Buffers& b = buffers[static_cast<std::size_t>(worker)];
-    b.rows.resize(count * row_bytes);
-    b.codes.resize(count * static_cast<std::size_t>(piece.item->codec->scheme().code_bytes()));
-    b.norms.resize(count);
+    b.rows.resize(static_cast<std::size_t>(piece.count) * row_bytes);
     dump.file().read(source.info, static_cast<std::uint64_t>(piece.first) * row_bytes, b.rows);
-    const std::int64_t refused = backend.encode(*piece.item->codec, source.info.dtype, b.rows.data(), piece.count,
-                                                b.codes.data(), b.norms.data());
-    if (refused >= 0) {
-      report_refused_row(dump.file().file().path(), source, piece.first + refused,
-                         b.rows.data() + static_cast<std::uint64_t>(refused) * row_bytes);
-    }
+    const Codec& codec = *piece.item->codec;
+    const std::int64_t refused = encode_rows(backend, codec, source.info.dtype, b.rows.data(), piece.count, b.coded);
+    if (refused < 0) return;
+    std::vector<float> x(static_cast<std::size_t>(source.head_dim));
+    convert_to_float(source.info.dtype, b.rows.data() + static_cast<std::uint64_t>(refused) * row_bytes, source.head_dim,
+                     x.data());
+    const std::int64_t row = piece.first + refused;
+    report_refused_row(fmt::format("{}: {}: head {}, token {}", dump.file().file().path(), quote_name(source.info.name),
+                                   row / source.tokens, row % source.tokens), codec.scheme(), x);
   };
   const auto write_piece = [&](std::int64_t index, int worker) {
     const Piece& piece = pieces[static_cast<std::size_t>(index)];
     const Buffers& b = buffers[static_cast<std::size_t>(worker)];
+    const Scheme& scheme = piece.item->codec->scheme();
     const auto first = static_cast<std::uint64_t>(piece.first);
-    const auto code_bytes = static_cast<std::uint64_t>(piece.item->codec->scheme().code_bytes());
-    put(piece.item->codes, first * code_bytes, std::as_bytes(std::span(b.codes)));
-    put(piece.item->norms, first * sizeof(float), std::as_bytes(std::span(b.norms)));
+    const auto put_bytes = [&](std::size_t tensor, const std::vector<std::uint8_t>& rows, int row_bytes) {
+      put(tensor, first * static_cast<std::uint64_t>(row_bytes), std::as_bytes(std::span(rows)));
+    };
+    const auto put_norms = [&](std::size_t tensor, const std::vector<float>& norms) {
+      std::vector<std::byte> stored(norms.size() * size_of(scheme.norm_dtype));
+      convert_from_float(norms.data(), static_cast<std::int64_t>(norms.size()), scheme.norm_dtype, stored.data());
+      put(tensor, first * size_of(scheme.norm_dtype), stored);
+    };
+    put_bytes(piece.item->codes, b.coded.codes, scheme.code_bytes());
+    put_norms(piece.item->norms, b.coded.norms);
+    if (scheme.qjl) {
+      put_bytes(piece.item->signs, b.coded.signs, scheme.sign_bytes());
+      put_norms(piece.item->residual_norms, b.coded.residual_norms);
+    }
     if (run.progress) run.progress(b.rows.size());
   };
   parallel_ordered(run.threads, static_cast<std::int64_t>(pieces.size()), encode_piece, write_piece);

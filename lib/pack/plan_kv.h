@@ -10,13 +10,22 @@
 
 namespace tq {
 
-struct KvPackOptions {
-  int k_bits = 4;  ///< 1..8
+/// What the user asks of K and V alike, or of each; the schemes follow from it and from the dump's dims.
+struct KvSchemeOptions {
+  int k_bits = 4;  ///< 1..8, the bit of the sketch included
   int v_bits = 4;  ///< 1..8
   RotationKind rotation = RotationKind::kRht2;
   std::uint32_t k_seed = kDefaultSeed;
   std::uint32_t v_seed = kDefaultSeed;
+  NormMode norm = NormMode::kRaw;
+  DType norm_dtype = DType::kF32;
+  bool qjl_keys = false;  ///< K: one bit less for the codes, one for the sketch of the residual (k_bits >= 2)
+
+  /// Throw UsageError for bits that leave no code.
+  Scheme key_scheme(int dim) const;
+  Scheme value_scheme(int dim) const;
 };
+
 
 /// One tensor of the dump on its way into the file.
 struct KvPlanItem {
@@ -25,11 +34,13 @@ struct KvPlanItem {
   std::shared_ptr<const Codec> codec;  ///< shared by the tensors with the same scheme
   std::size_t codes = 0;               ///< index into KvPlan::tensors
   std::size_t norms = 0;
+  std::size_t signs = 0;               ///< of a scheme with QJL
+  std::size_t residual_norms = 0;
 
   std::int64_t rows() const { return source->heads * source->tokens; }
 };
 
-/// A table that travels in the file: a codebook's levels, or a rotation's matrix.
+/// A table that travels in the file: a codebook's levels, a rotation's matrix, a sketch's.
 struct KvPlanTable {
   std::size_t tensor = 0;  ///< index into KvPlan::tensors
   std::vector<float> values;
@@ -45,6 +56,6 @@ struct KvPlan {
 };
 
 /// The dump must outlive the plan.
-KvPlan plan_kv(const KvDump& dump, const KvPackOptions& options);
+KvPlan plan_kv(const KvDump& dump, const KvSchemeOptions& options);
 
 }  // namespace tq

@@ -68,15 +68,13 @@ void unpack_kv(const KvFile& file, std::optional<DType> dtype, const Backend& ba
     parallel_for(run.threads, (tensor.rows() + step - 1) / step, [&](std::int64_t piece) {
       const std::int64_t first = piece * step;
       const std::int64_t count = std::min(step, tensor.rows() - first);
-      const auto code_bytes = static_cast<std::uint64_t>(count) * static_cast<std::uint64_t>(tensor.scheme.code_bytes());
-      std::vector<std::uint8_t> codes(code_bytes);
-      std::vector<float> norms(static_cast<std::size_t>(count));
+      CodedRows coded;
       std::vector<std::byte> rows(static_cast<std::size_t>(count * row_bytes));
-      file.read_rows(tensor, first, count, codes.data(), norms.data());
-      backend.decode(*tensor.codec, codes.data(), norms.data(), count, type, rows.data());
+      file.read_rows(tensor, first, count, coded);
+      decode_rows(backend, *tensor.codec, coded, Decode::kInnerProduct, type, rows.data());
       check_finite(file, tensor, type, first, rows);
       writer.write(index, static_cast<std::uint64_t>(first * row_bytes), rows);
-      if (run.progress) run.progress(code_bytes + norms.size() * sizeof(float));
+      if (run.progress) run.progress(static_cast<std::uint64_t>(count * tensor.scheme.row_bytes()));
     });
   }
   writer.commit();

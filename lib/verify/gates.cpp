@@ -5,8 +5,12 @@
 #include <functional>
 #include <limits>
 
+#include "lib/codebook.h"
+
 namespace tq {
 namespace {
+
+constexpr double kLargestSlopeError = 0.05;
 
 /// What a gate looks at. `control` >= 0 puts that control in the place of the part.
 struct Quantity {
@@ -29,6 +33,14 @@ Quantity codec_quantity(std::string name, bool at_least, Actual actual, Controll
           }};
 }
 
+/// A property of the codec in use, which no control can take the place of.
+template <class Actual>
+Quantity fixed_quantity(std::string name, Actual actual) {
+  return {std::move(name), false, false, [=](const Measurement& m, char part, int control) -> std::optional<double> {
+            return control < 0 ? actual(part_of(m, part)) : std::nullopt;
+          }};
+}
+
 Quantity attention_quantity(std::string name, bool at_least, double AttentionNumbers::*field) {
   return {std::move(name), at_least, true, [=](const Measurement& m, char, int control) -> std::optional<double> {
             const auto& found = control < 0 ? m.attention : m.k_control_attention[static_cast<std::size_t>(control)];
@@ -44,34 +56,35 @@ bool is_worse(bool at_least, double a, double b) {
   return at_least ? a < b : a > b;
 }
 
-/// The worst value over layers (and parts), with `control` in the place of `controlled_part`.
+/// The worst value over layers and parts.
 struct Worst {
   double value = std::numeric_limits<double>::quiet_NaN();
   int layer = 0;
   char part = ' ';
-  bool found = false;           ///< there was anything to measure
-  bool control_applied = false;
+  bool found = false;  ///< there was anything to measure
 };
 
-Worst find_worst(const std::vector<LayerReport>& layers, const Quantity& q, char controlled_part, int control) {
+Worst find_worst(const std::vector<LayerReport>& layers, const Quantity& q) {
   Worst worst;
   for (const LayerReport& layer : layers) {
     for (const char part : {'k', 'v'}) {
       if (q.of_attention && part == 'v') continue;
-      std::optional<double> value;
-      if (control >= 0 && part == controlled_part) {
-        value = q.value(layer.all, part, control);
-        worst.control_applied |= value.has_value();
-      }
-      if (!value) value = q.value(layer.all, part, -1);
+      const std::optional<double> value = q.value(layer.all, part, -1);
       if (!value || (worst.found && !is_worse(q.at_least, *value, worst.value))) continue;
-      worst.value = *value;
-      worst.layer = layer.index;
-      worst.part = part;
-      worst.found = true;
+      worst = {*value, layer.index, part, true};
     }
   }
   return worst;
+}
+
+/// The gate's value in the layer that notices the control least; nothing where the control applies nowhere.
+std::optional<double> least_noticed(const std::vector<LayerReport>& layers, const Quantity& q, char part, int control) {
+  std::optional<double> least;
+  for (const LayerReport& layer : layers) {
+    const std::optional<double> value = q.value(layer.all, part, control);
+    if (value && (!least || is_worse(q.at_least, *least, *value))) least = value;
+  }
+  return least;
 }
 
 GateReport judge_one(const std::vector<LayerReport>& layers, const Quantity& q, double limit) {
@@ -79,18 +92,19 @@ GateReport judge_one(const std::vector<LayerReport>& layers, const Quantity& q, 
   gate.name = q.name;
   gate.at_least = q.at_least;
   gate.limit = limit;
-  const Worst actual = find_worst(layers, q, ' ', -1);
+  const Worst actual = find_worst(layers, q);
   gate.value = actual.value;
   gate.worst_layer = actual.layer;
   gate.worst_part = actual.part;
+  gate.measured = actual.found && !std::isnan(actual.value);
   gate.passed = passes(gate, actual.value);
   for (const char part : {'k', 'v'}) {
     if (q.of_attention && part == 'v') continue;  // the softmax does not see V
     for (int control = 0; control < kControls; ++control) {
-      const Worst worst = find_worst(layers, q, part, control);
-      if (!worst.control_applied) continue;
-      const bool passed = passes(gate, worst.value);
-      gate.controls.push_back({part, static_cast<Control>(control), worst.value, passed});
+      const std::optional<double> value = least_noticed(layers, q, part, control);
+      if (!value) continue;
+      const bool passed = passes(gate, *value);
+      gate.controls.push_back({part, static_cast<Control>(control), *value, passed});
       gate.sensitive = gate.sensitive && !passed;
     }
   }
@@ -134,6 +148,17 @@ std::vector<GateReport> judge(const std::vector<LayerReport>& layers, const Gate
   add(codec_quantity("threshold", true, [](const PartNumbers& n) { return n.cosine_flattened; },
                      [](const ControlNumbers& c, const PartNumbers&) { return c.cosine_flattened; }),
       options.threshold.value_or(default_threshold(layers)));
+  add(fixed_quantity("codebook-bound",
+                     [](const PartNumbers& n) { return std::optional<double>(n.distortion / theorem1_bound(n.bits)); }),
+      1.0);
+  const bool has_sketch = !layers.empty() && std::isfinite(layers.front().all.k.qjl_slope);
+  if (has_sketch) {
+    add(fixed_quantity("qjl-slope",
+                       [](const PartNumbers& n) {
+                         return std::isnan(n.qjl_slope) ? std::nullopt : std::optional(std::abs(n.qjl_slope - 1.0));
+                       }),
+        kLargestSlopeError);
+  }
   add(codec_quantity("min-token-cosine", true, [](const PartNumbers& n) { return n.cosine_min; },
                      [](const ControlNumbers& c, const PartNumbers&) { return c.cosine_min; }),
       options.min_token_cosine);
@@ -146,8 +171,8 @@ std::vector<GateReport> judge(const std::vector<LayerReport>& layers, const Gate
 }
 
 Verdict overall_verdict(const std::vector<GateReport>& gates) {
-  const auto failed = [](const GateReport& gate) { return !gate.passed; };
-  const auto insensitive = [](const GateReport& gate) { return !gate.sensitive; };
+  const auto failed = [](const GateReport& gate) { return gate.measured && !gate.passed; };
+  const auto insensitive = [](const GateReport& gate) { return !gate.measured || !gate.sensitive; };
   if (std::any_of(gates.begin(), gates.end(), failed)) return Verdict::kFail;
   if (std::any_of(gates.begin(), gates.end(), insensitive)) return Verdict::kNotMeasured;
   return Verdict::kPass;

@@ -1,5 +1,6 @@
 // Gates: a limit on a measured value, and whether the negative controls are caught by it. A gate that a control passes
-// measures nothing, so its pass means nothing either.
+// measures nothing, so its pass means nothing either. A control must be noticed in every layer: one layer that is blind to
+// it is one layer that is not measured.
 #pragma once
 
 #include "lib/verify/report.h"
@@ -18,10 +19,12 @@ struct GateOptions {
 /// cosine that a perfect codec has on average, and half a percent of room.
 double default_threshold(const std::vector<LayerReport>& layers);
 
-/// Judges every gate that is asked for; `threshold` always is.
+/// Judges every gate that is asked for. Three are always on: `threshold`; `codebook-bound`, that D of the codebook in use
+/// is at most Theorem 1's bound (no data enters, so it has no controls); and, for keys with a QJL sketch, `qjl-slope`,
+/// that the slope of the estimator lies within .05 of 1.
 std::vector<GateReport> judge(const std::vector<LayerReport>& layers, const GateOptions& options);
 
-/// A failed gate is a failure; else a gate that a control passes was not measured; else a pass.
+/// A failed gate is a failure; else, where a gate had nothing to measure or a control passes it, not measured; else a pass.
 Verdict overall_verdict(const std::vector<GateReport>& gates);
 
 }  // namespace tq

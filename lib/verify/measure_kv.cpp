@@ -13,25 +13,38 @@
 #include "lib/measure/attention_stats.h"
 #include "lib/measure/error_stats.h"
 #include "lib/measure/key_health.h"
+#include "lib/pack/pack_kv.h"
 
 namespace tq {
 namespace {
 
 constexpr std::int64_t kFewestTokensToPermute = 16;
 constexpr std::uint32_t kPermutationSeed = 2504;
+constexpr std::size_t kRemedies = 3;
+constexpr int kKeptChannels = 4;
 
 /// The codec under test with the ones that measure beside it.
 struct CodecSet {
   std::shared_ptr<const Codec> main;
   std::vector<Codec> other_seeds;
   std::optional<Codec> one_bit;
+  std::optional<Codec> one_more;  ///< one bit more than the scheme
 };
 
 CodecSet make_codec_set(std::shared_ptr<const Codec> main) {
   CodecSet set;
   const Scheme& scheme = main->scheme();
-  for (std::uint32_t i = 1; i <= kOtherSeeds; ++i) set.other_seeds.push_back(main->with_seed(scheme.seed + i));
-  if (scheme.bits >= 2) set.one_bit.emplace(default_scheme(1, scheme.dim, scheme.rotation, scheme.seed));
+  for (std::uint32_t i = 1; i <= kOtherSeeds; ++i) set.other_seeds.push_back(main->with_seed(scheme.seed + i).without_sketch());
+  if (scheme.bits >= 2) {
+    Scheme one_bit = default_scheme(1, scheme.dim, scheme.rotation, scheme.seed);
+    one_bit.norm = scheme.norm;
+    set.one_bit.emplace(one_bit);
+  }
+  if (scheme.bits < kMaxBits) {
+    Scheme one_more = default_scheme(scheme.bits + 1, scheme.dim, scheme.rotation, scheme.seed);
+    one_more.norm = scheme.norm;
+    set.one_more.emplace(one_more);
+  }
   set.main = std::move(main);
   return set;
 }
@@ -39,11 +52,15 @@ CodecSet make_codec_set(std::shared_ptr<const Codec> main) {
 /// What is summed over the rows of one head, and then over the heads of a layer.
 struct PartSums {
   ErrorStats errors;
+  double residual_dot_sketch = 0;
+  bool has_sketch = false;
   std::array<double, kOtherSeeds> other_seed_error{};
   std::array<ErrorStats, kControls> controls;
 
   void merge(const PartSums& other) {
     errors.merge(other.errors);
+    residual_dot_sketch += other.residual_dot_sketch;
+    has_sketch |= other.has_sketch;
     for (std::size_t i = 0; i < kOtherSeeds; ++i) other_seed_error[i] += other.other_seed_error[i];
     for (std::size_t i = 0; i < kControls; ++i) controls[i].merge(other.controls[i]);
   }
@@ -54,6 +71,8 @@ struct Sums {
   std::optional<AttentionStats> attention;
   std::array<std::optional<AttentionStats>, kControls> k_control_attention;
   KeyHealthNumbers health;
+  std::array<double, kRemedies> remedy_error{};  ///< error energy of K with each remedy: center, channels, one bit
+  int kept_channels = 0;
 
   void merge(const Sums& other) {
     k.merge(other.k);
@@ -69,6 +88,8 @@ struct Sums {
       health.mean_energy_share = other.health.mean_energy_share;
       health.mean_head = other.health.mean_head;
     }
+    for (std::size_t i = 0; i < kRemedies; ++i) remedy_error[i] += other.remedy_error[i];
+    kept_channels = other.kept_channels;
     if (other.health.channel_rms_ratio > health.channel_rms_ratio) {
       health.channel_rms_ratio = other.health.channel_rms_ratio;
       health.channel_head = other.health.channel_head;
@@ -94,6 +115,7 @@ PartNumbers summarize(const PartSums& sums, const Codec& codec) {
   n.cosine_min = e.cosine_min();
   n.norm_bias = e.norm_bias();
   n.worst_row = e.worst_row();
+  if (sums.has_sketch) n.qjl_slope = sums.residual_dot_sketch / e.error_energy();
   const double unit = e.x_energy() > 0 ? e.x_energy() * n.distortion : 1.0;
   const auto [low, high] = std::minmax_element(sums.other_seed_error.begin(), sums.other_seed_error.end());
   n.other_seeds_min = *low / unit;
@@ -119,14 +141,17 @@ Measurement summarize(const Sums& sums, const Codec& k_codec, const Codec& v_cod
   m.attention = summarize(sums.attention);
   for (std::size_t i = 0; i < kControls; ++i) m.k_control_attention[i] = summarize(sums.k_control_attention[i]);
   m.health = sums.health;
+  const double error = sums.k.errors.error_energy();
+  const auto gain = [&](std::size_t i) { return error > 0 ? sums.remedy_error[i] / error : 1.0; };
+  m.health.remedies = {gain(0), gain(1), gain(2), sums.kept_channels};
   return m;
 }
 
 /// Rows of one head, coded and back.
 struct Reconstruction {
-  std::vector<std::uint8_t> codes;
-  std::vector<float> norms;
+  CodedRows coded;
   std::vector<float> rows;
+  std::vector<float> for_attention;  ///< keys with their sketch added; without QJL the rows
 };
 
 class Measurer {
@@ -157,11 +182,12 @@ class Measurer {
     const Reconstruction v_hat = reconstruct(layer, Part::kValues, head, v);
     measure_part(codecs(layer, Part::kKeys), k, k_hat, sums.k);
     measure_part(codecs(layer, Part::kValues), v, v_hat, sums.v);
-    sums.health = measure_health(source_.layers()[layer].k_dim, head, k);
+    measure_sketch(k, k_hat, sums.k);
+    measure_health(codecs(layer, Part::kKeys), head, k, sums);
     if (source_.layers()[layer].query_heads == 0) return sums;
 
     const std::vector<float> q = read_queries(layer, head);
-    sums.attention = measure_attention(inputs(layer, q, k, k_hat.rows, v, v_hat.rows));
+    sums.attention = measure_attention(inputs(layer, q, k, k_hat.for_attention, v, v_hat.rows));
     if (!options_.control_attention) return sums;
     for (int i = 0; i < kControls; ++i) {
       const auto control = static_cast<Control>(i);
@@ -174,56 +200,50 @@ class Measurer {
   }
 
  private:
-  Reconstruction encode(const Codec& codec, const std::vector<float>& x) const {
-    const auto count = static_cast<std::int64_t>(x.size()) / codec.scheme().dim;
-    Reconstruction out;
-    out.codes.resize(static_cast<std::size_t>(count) * static_cast<std::size_t>(codec.scheme().code_bytes()));
-    out.norms.resize(static_cast<std::size_t>(count));
-    const std::int64_t refused = backend_.encode(codec, DType::kF32, x.data(), count, out.codes.data(), out.norms.data());
-    if (refused >= 0) throw Error(fmt::format("token {}: the norm of the row overflows float32; scale the tensor down", refused));
-    return out;
+  CodedRows encode(const Codec& codec, const std::vector<float>& x, const std::string& place) const {
+    const auto dim = static_cast<std::size_t>(codec.scheme().dim);
+    CodedRows coded;
+    const std::int64_t refused =
+        encode_rows(backend_, codec, DType::kF32, x.data(), static_cast<std::int64_t>(x.size() / dim), coded);
+    if (refused >= 0) {
+      report_refused_row(fmt::format("{}, token {}", place, refused), codec.scheme(),
+                         std::span(x).subspan(static_cast<std::size_t>(refused) * dim, dim));
+    }
+    return coded;
   }
 
-  std::vector<float> decode(const Codec& codec, const Reconstruction& coded) const {
-    const auto count = static_cast<std::int64_t>(coded.norms.size());
-    std::vector<float> rows(coded.norms.size() * static_cast<std::size_t>(codec.scheme().dim));
-    backend_.decode(codec, coded.codes.data(), coded.norms.data(), count, DType::kF32, rows.data());
+  std::vector<float> decode(const Codec& codec, const CodedRows& coded, Decode purpose = Decode::kRow) const {
+    std::vector<float> rows(static_cast<std::size_t>(coded.count) * static_cast<std::size_t>(codec.scheme().dim));
+    decode_rows(backend_, codec, coded, purpose, DType::kF32, rows.data());
     return rows;
+  }
+
+  std::string place_of(std::size_t layer, Part part, std::int64_t head) const {
+    return fmt::format("{}: {}.{}: head {}", source_.name(), part == Part::kKeys ? "k" : "v", source_.layers()[layer].index, head);
   }
 
   Reconstruction reconstruct(std::size_t layer, Part part, std::int64_t head, const std::vector<float>& x) const {
     const Codec& codec = *codecs(layer, part).main;
-    const char* name = part == Part::kKeys ? "k" : "v";
     Reconstruction out;
     if (packed_ != nullptr) {
       const PackedLayer& from = packed_->layers()[layer];
       const PackedTensor& tensor = part == Part::kKeys ? from.k : from.v;
-      out.codes.resize(static_cast<std::size_t>(tensor.tokens) * static_cast<std::size_t>(codec.scheme().code_bytes()));
-      out.norms.resize(static_cast<std::size_t>(tensor.tokens));
-      packed_->read_rows(tensor, head * tensor.tokens, tensor.tokens, out.codes.data(), out.norms.data());
+      packed_->read_rows(tensor, head * tensor.tokens, tensor.tokens, out.coded);
     } else {
-      try {
-        out = encode(codec, x);
-      } catch (const Error& error) {
-        throw Error(fmt::format("{}.{}: head {}, {}", name, source_.layers()[layer].index, head, error.what()));
-      }
+      out.coded = encode(codec, x, place_of(layer, part, head));
     }
-    out.rows = decode(codec, out);
+    out.rows = decode(codec, out.coded);
+    out.for_attention = codec.scheme().qjl ? decode(codec, out.coded, Decode::kInnerProduct) : out.rows;
     return out;
   }
 
   void measure_part(const CodecSet& set, const std::vector<float>& x, const Reconstruction& coded, PartSums& sums) const {
     const int dim = set.main->scheme().dim;
-    const auto rows = static_cast<std::int64_t>(coded.norms.size());
+    const std::int64_t rows = coded.coded.count;
     sums.errors.add_rows(x.data(), coded.rows.data(), rows, dim);
     for (std::size_t i = 0; i < kOtherSeeds; ++i) {
-      const std::vector<float> other = decode(set.other_seeds[i], encode(set.other_seeds[i], x));
-      double error = 0;
-      for (std::size_t j = 0; j < x.size(); ++j) {
-        const double difference = static_cast<double>(x[j]) - static_cast<double>(other[j]);
-        error += difference * difference;
-      }
-      sums.other_seed_error[i] = error;
+      const std::vector<float> other = decode(set.other_seeds[i], encode(set.other_seeds[i], x, "other seed"));
+      sums.other_seed_error[i] = error_energy(x, other);
     }
     for (int i = 0; i < kControls; ++i) {
       const std::vector<float> rows_of_control = make_control(static_cast<Control>(i), set, x, coded);
@@ -237,11 +257,11 @@ class Measurer {
                                   const Reconstruction& coded) const {
     switch (control) {
       case Control::kZeros: return std::vector<float>(x.size(), 0.0f);
-      case Control::kOtherSeed: return decode(set.other_seeds.front(), coded);
+      case Control::kOtherSeed: return decode(set.other_seeds.front(), coded.coded);
       case Control::kPermuted: return permute_tokens(coded.rows, set.main->scheme().dim);
       case Control::kOneBit: break;
     }
-    return set.one_bit ? decode(*set.one_bit, encode(*set.one_bit, x)) : std::vector<float>();
+    return set.one_bit ? decode(*set.one_bit, encode(*set.one_bit, x, "1 bit")) : std::vector<float>();
   }
 
   static std::vector<float> permute_tokens(const std::vector<float>& rows, int dim) {
@@ -260,10 +280,51 @@ class Measurer {
     return out;
   }
 
-  static KeyHealthNumbers measure_health(int dim, std::int64_t head, const std::vector<float>& k) {
+  static double error_energy(const std::vector<float>& x, const std::vector<float>& y) {
+    double error = 0;
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      const double difference = static_cast<double>(x[i]) - static_cast<double>(y[i]);
+      error += difference * difference;
+    }
+    return error;
+  }
+
+  static void measure_sketch(const std::vector<float>& k, const Reconstruction& k_hat, PartSums& sums) {
+    if (k_hat.coded.signs.empty()) return;
+    sums.has_sketch = true;
+    for (std::size_t i = 0; i < k.size(); ++i) {
+      const auto row = static_cast<double>(k_hat.rows[i]);
+      sums.residual_dot_sketch += (static_cast<double>(k[i]) - row) * (static_cast<double>(k_hat.for_attention[i]) - row);
+    }
+  }
+
+  double coding_error(const Codec& codec, const std::vector<float>& x) const {
+    return error_energy(x, decode(codec, encode(codec, x, "remedy")));
+  }
+
+  void measure_health(const CodecSet& set, std::int64_t head, const std::vector<float>& k, Sums& sums) const {
+    const int dim = set.main->scheme().dim;
+    const auto width = static_cast<std::size_t>(dim);
     KeyHealth health(dim);
     health.add_rows(k);
-    return {health.mean_energy_share(), head, health.channel_rms_ratio(), head, health.loudest_channel()};
+    sums.health = {health.mean_energy_share(), head, health.channel_rms_ratio(), head, health.loudest_channel(), {}};
+
+    const Codec plain = set.main->without_sketch();
+    std::vector<float> centered = k;
+    for (std::size_t i = 0; i < k.size(); ++i) {
+      centered[i] -= static_cast<float>(health.sums()[i % width] / static_cast<double>(health.tokens()));
+    }
+    sums.kept_channels = std::min(kKeptChannels, dim / 8);
+    std::vector<std::size_t> order(width);
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    std::stable_sort(order.begin(), order.end(),
+                     [&](std::size_t a, std::size_t b) { return health.energies()[a] > health.energies()[b]; });
+    std::vector<float> quiet = k;
+    for (std::size_t row = 0; row < k.size(); row += width) {
+      for (int i = 0; i < sums.kept_channels; ++i) quiet[row + order[static_cast<std::size_t>(i)]] = 0.0f;
+    }
+    sums.remedy_error = {coding_error(plain, centered), coding_error(plain, quiet),
+                         set.one_more ? coding_error(*set.one_more, k) : sums.k.errors.error_energy()};
   }
 
   std::int64_t measured_queries(const SourceLayer& layer) const {

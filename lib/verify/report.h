@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -46,6 +47,8 @@ struct PartNumbers {
   double bits_lost = 0;    ///< 0.5 log2(relative_mse 4^bits)
   double cosine_flattened = 0, cosine_mean = 0, cosine_p1 = 0, cosine_min = 0;
   double norm_bias = 0;
+  double qjl_slope = std::numeric_limits<double>::quiet_NaN();  ///< sum <r, r_hat> / sum |r|^2, r the residual and r_hat
+                                                                ///< its sketch: 1 where inner products are unbiased
   std::int64_t worst_row = -1;  ///< of cosine_min: head * tokens + token (of one head: token)
   std::array<std::optional<ControlNumbers>, kControls> controls;
 };
@@ -57,6 +60,15 @@ struct AttentionNumbers {
   double output_relative_error = 0, output_cosine_mean = 0;
 };
 
+/// What would make the keys cheaper to code: the error energy sum |k - k_hat|^2 with a remedy over that without, measured
+/// by coding the same rows again. 0.25 is worth one bit.
+struct KeyRemedies {
+  double center = 1;    ///< the mean over tokens subtracted first, and kept beside the codes
+  double channels = 1;  ///< the `kept_channels` loudest channels kept in 16 bits, the rest coded
+  double one_bit = 1;   ///< one bit more (1 where the codes have 8 bits already)
+  int kept_channels = 0;
+};
+
 /// The head that is worst in each respect.
 struct KeyHealthNumbers {
   double mean_energy_share = 0;
@@ -64,6 +76,7 @@ struct KeyHealthNumbers {
   double channel_rms_ratio = 0;
   std::int64_t channel_head = 0;
   int channel = 0;
+  KeyRemedies remedies;
 };
 
 struct Measurement {
@@ -86,7 +99,7 @@ struct LayerReport {
 enum class Verdict { kPass, kFail, kNotMeasured };
 std::string_view name_of(Verdict verdict);  ///< "PASS", "FAIL", "NOT_MEASURED"
 
-/// A gate's value with one control in place of K or of V.
+/// A gate's value with one control in the place of K or of V, in the layer that notices it least.
 struct GateControl {
   char part = 'k';
   Control control = Control::kZeros;
@@ -95,12 +108,13 @@ struct GateControl {
 };
 
 struct GateReport {
-  std::string name;     ///< the option without its dashes, such as "threshold"
+  std::string name;     ///< the option without its dashes, such as "threshold", or the check that is always made
   bool at_least = true; ///< passes where value >= limit, else where value <= limit
   double limit = 0;
   double value = 0;     ///< the worst over layers, and over K and V where both are concerned
   int worst_layer = 0;
   char worst_part = ' ';
+  bool measured = true;   ///< false: there was nothing to measure, such as queries that all see one key
   bool passed = false;
   bool sensitive = true;  ///< no control passes it
   std::vector<GateControl> controls;
@@ -118,6 +132,7 @@ struct VerifyReport {
   bool threshold_is_default = false;
   std::vector<GateReport> gates;
   std::vector<std::string> warnings;
+  std::vector<std::string> advice;  ///< what would help the keys; only when a gate failed
   std::uint64_t dump_bytes = 0;    ///< K and V as they came, or 16-bit values for synthetic rows
   std::uint64_t packed_bytes = 0;  ///< codes and norms
   Verdict verdict = Verdict::kNotMeasured;

@@ -26,6 +26,7 @@ Json part_json(const PartNumbers& n) {
                {"cosine_p1", number(n.cosine_p1)},
                {"cosine_min", number(n.cosine_min)},
                {"norm_bias", number(n.norm_bias)},
+               {"qjl_slope", number(n.qjl_slope)},
                {"worst_row", n.worst_row}};
   Json controls = Json::object();
   for (int i = 0; i < kControls; ++i) {
@@ -60,7 +61,11 @@ Json measurement_json(const Measurement& m) {
             {"mean_head", m.health.mean_head},
             {"channel_rms_ratio", number(m.health.channel_rms_ratio)},
             {"channel_head", m.health.channel_head},
-            {"channel", m.health.channel}}}};
+            {"channel", m.health.channel},
+            {"error_ratio_centered", number(m.health.remedies.center)},
+            {"error_ratio_channels_kept", number(m.health.remedies.channels)},
+            {"channels_kept", m.health.remedies.kept_channels},
+            {"error_ratio_one_more_bit", number(m.health.remedies.one_bit)}}}};
 }
 
 Json layer_json(const LayerReport& layer) {
@@ -82,6 +87,7 @@ Json gate_json(const GateReport& gate) {
                {"value", number(gate.value)},
                {"worst_layer", gate.worst_layer},
                {"worst_part", std::string(1, gate.worst_part)},
+               {"measured", gate.measured},
                {"passed", gate.passed},
                {"sensitive", gate.sensitive},
                {"controls", Json::array()}};
@@ -104,8 +110,8 @@ bool all_sensitive(const VerifyReport& report) {
 }  // namespace
 
 std::string format_report_json(const VerifyReport& report, int exit_code) {
-  const int k_bits = report.k_scheme.bits;
-  const int v_bits = report.v_scheme.bits;
+  const int k_bits = report.k_scheme.total_bits();
+  const int v_bits = report.v_scheme.total_bits();
   const bool validated = report.source_kind != "synthetic" && all_sensitive(report);
   Json per_layer = Json::array();
   double least = 1.0;
@@ -143,7 +149,8 @@ std::string format_report_json(const VerifyReport& report, int exit_code) {
   json["layers"] = Json::array();
   for (const LayerReport& layer : report.layers) json["layers"].push_back(layer_json(layer));
   json["warnings"] = report.warnings;
-  return json.dump(2);
+  json["advice"] = report.advice;
+  return json.dump(2, ' ', false, Json::error_handler_t::replace);  // paths need not be UTF-8
 }
 
 }  // namespace tq

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "lib/backend.h"
+#include "lib/convert.h"
 #include "lib/error.h"
 #include "lib/rotation.h"
 
@@ -33,6 +34,7 @@ class DumpSource final : public KvSource {
     }
   }
 
+  std::string name() const override { return dump_.file().file().path(); }
   const std::vector<SourceLayer>& layers() const override { return layers_; }
 
   std::vector<float> read_head(std::size_t layer, Part part, std::int64_t head) const override {
@@ -71,6 +73,7 @@ class SyntheticSource final : public KvSource {
     }
   }
 
+  std::string name() const override { return "--synthetic"; }
   const std::vector<SourceLayer>& layers() const override { return layers_; }
 
   std::vector<float> read_head(std::size_t layer, Part part, std::int64_t head) const override {

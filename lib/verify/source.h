@@ -29,6 +29,8 @@ struct SourceLayer {
 class KvSource {
  public:
   virtual ~KvSource() = default;
+  /// Begins an error message, such as the dump's path.
+  virtual std::string name() const = 0;
   virtual const std::vector<SourceLayer>& layers() const = 0;
   /// Rows of one head [tokens][dim] (for queries: [q_tokens][k_dim] of query head `head`), float32. Throws Error for
   /// values that are not finite. Thread-safe.

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 
 #include "lib/error.h"
@@ -12,15 +13,15 @@ namespace {
 constexpr double kSyntheticMseRatio = 1.1;
 /// Above this share, the codes of a key describe the mean of all keys more than the key.
 constexpr double kMeanDominates = 0.5;
+constexpr std::int64_t kFewestTokensForAMean = 16;  // of one token the mean is all
 
 /// One codec a scheme: layers that share a scheme share its tables.
 CodecOf make_codecs(const KvSource& source, const VerifyOptions& options) {
   auto codecs = std::make_shared<std::map<std::string, std::shared_ptr<const Codec>>>();
   return [&source, &options, codecs](std::size_t layer, Part part) {
     const SourceLayer& shape = source.layers()[layer];
-    const Scheme scheme = part == Part::kKeys
-                              ? default_scheme(options.k_bits, shape.k_dim, options.rotation, options.k_seed)
-                              : default_scheme(options.v_bits, shape.v_dim, options.rotation, options.v_seed);
+    const Scheme scheme =
+        part == Part::kKeys ? options.scheme.key_scheme(shape.k_dim) : options.scheme.value_scheme(shape.v_dim);
     std::shared_ptr<const Codec>& codec = (*codecs)[format_scheme(scheme)];
     if (codec == nullptr) codec = std::make_shared<const Codec>(scheme);
     return codec;
@@ -36,21 +37,11 @@ void check_queries(const KvSource& source, const GateOptions& gates, const std::
   }
 }
 
-std::uint64_t coded_bytes(const std::vector<LayerReport>& layers) {
-  std::uint64_t bytes = 0;
-  for (const LayerReport& layer : layers) {
-    for (const PartNumbers* part : {&layer.all.k, &layer.all.v}) {
-      const auto row = static_cast<std::uint64_t>((part->dim * part->bits + 7) / 8) + sizeof(float);
-      bytes += static_cast<std::uint64_t>(part->rows) * row;
-    }
-  }
-  return bytes;
-}
-
 void warn_of_keys(VerifyReport& report) {
   std::size_t dominated = 0;
   const LayerReport* worst = nullptr;
   for (const LayerReport& layer : report.layers) {
+    if (layer.tokens < kFewestTokensForAMean) continue;
     const double share = layer.all.health.mean_energy_share;
     if (share > kMeanDominates) ++dominated;
     if (worst == nullptr || share > worst->all.health.mean_energy_share) worst = &layer;
@@ -61,6 +52,45 @@ void warn_of_keys(VerifyReport& report) {
       "of K then says little of what attention sees, so look at the softmax KL, and give K more bits if it is large",
       dominated, report.layers.size(), worst->index, worst->all.health.mean_head,
       100.0 * worst->all.health.mean_energy_share));
+}
+
+/// When a gate failed: what would help the heads whose keys are hardest to code, from their own rows.
+void advise_on_keys(VerifyReport& report) {
+  constexpr std::size_t kMostLines = 5;
+  struct Place {
+    int layer;
+    std::size_t head;
+    const KeyHealthNumbers* health;
+  };
+  std::vector<Place> places;
+  for (const LayerReport& layer : report.layers) {
+    for (std::size_t head = 0; head < layer.heads.size(); ++head) places.push_back({layer.index, head, &layer.heads[head].health});
+  }
+  std::stable_sort(places.begin(), places.end(), [](const Place& a, const Place& b) {
+    return a.health->mean_energy_share > b.health->mean_energy_share;
+  });
+  if (places.size() > kMostLines) places.resize(kMostLines);
+  for (const Place& place : places) {
+    const KeyRemedies& r = place.health->remedies;
+    report.advice.push_back(fmt::format(
+        "layer {}, head {}: the error energy of K would be {:.2f} of what it is with the mean over tokens subtracted, {:.2f} "
+        "with its {} loudest channels kept, {:.2f} with one bit more", place.layer, place.head, r.center, r.channels,
+        r.kept_channels, r.one_bit));
+  }
+}
+
+void warn_of_scheme(VerifyReport& report) {
+  if (report.k_scheme.rotation == RotationKind::kIdentity || report.v_scheme.rotation == RotationKind::kIdentity) {
+    double worst = 0;
+    for (const LayerReport& layer : report.layers) worst = std::max({worst, layer.all.k.mse_ratio, layer.all.v.mse_ratio});
+    report.warnings.push_back(fmt::format(
+        "rotation=identity: Theorem 1 does not hold without a random rotation; the worst relative MSE is {:.2f} times what "
+        "the same codebook gives rotated rows", worst));
+  }
+  if (report.k_scheme.qjl) {
+    report.warnings.push_back("--qjl-keys: codec metrics of K are of the codes alone, attention metrics of the unbiased "
+                              "estimator; at equal bits the codes alone with one bit more are better for softmax attention");
+  }
 }
 
 /// Measures, judges, and warns: the same for every source.
@@ -77,7 +107,12 @@ VerifyReport run(const KvSource& source, const CodecOf& codec_of, const KvFile* 
   report.threshold = report.gates.front().limit;
   report.threshold_is_default = !options.gates.threshold;
   report.verdict = overall_verdict(report.gates);
-  report.packed_bytes = coded_bytes(report.layers);
+  for (std::size_t i = 0; i < report.layers.size(); ++i) {
+    const Scheme& k = codec_of(i, Part::kKeys)->scheme();
+    const Scheme& v = codec_of(i, Part::kValues)->scheme();
+    report.packed_bytes += static_cast<std::uint64_t>(report.layers[i].all.k.rows * k.row_bytes()) +
+                           static_cast<std::uint64_t>(report.layers[i].all.v.rows * v.row_bytes());
+  }
   for (const GateReport& gate : report.gates) {
     for (const GateControl& control : gate.controls) {
       if (!control.passed) continue;
@@ -87,6 +122,8 @@ VerifyReport run(const KvSource& source, const CodecOf& codec_of, const KvFile* 
     }
   }
   warn_of_keys(report);
+  warn_of_scheme(report);
+  if (report.verdict == Verdict::kFail) advise_on_keys(report);
   return report;
 }
 
@@ -110,9 +147,10 @@ void check_same_shape(const KvFile& packed, const KvDump& dump) {
     const bool same = a.index == b.index && a.k.heads == b.k.heads && a.k.tokens == b.k.tokens &&
                       a.k.scheme.dim == b.k.head_dim && a.v.scheme.dim == b.v.head_dim;
     if (same) continue;
-    throw Error(fmt::format("{}: layer {} [{}, {}, {}] does not belong to {}: layer {} [{}, {}, {}]", path, a.index,
-                            a.k.heads, a.k.tokens, a.k.scheme.dim, against, b.index, b.k.heads, b.k.tokens,
-                            b.k.head_dim));
+    throw Error(fmt::format("{}: layer {} ({} heads, {} tokens, K dim {}, V dim {}) does not belong to {}: layer {} ({} "
+                            "heads, {} tokens, K dim {}, V dim {})", path, a.index, a.k.heads, a.k.tokens,
+                            a.k.scheme.dim, a.v.scheme.dim, against, b.index, b.k.heads, b.k.tokens, b.k.head_dim,
+                            b.v.head_dim));
   }
 }
 

@@ -3,17 +3,14 @@
 
 #include <string>
 
+#include "lib/pack/plan_kv.h"
 #include "lib/verify/gates.h"
 #include "lib/verify/measure_kv.h"
 
 namespace tq {
 
 struct VerifyOptions {
-  int k_bits = 4;
-  int v_bits = 4;
-  RotationKind rotation = RotationKind::kRht2;
-  std::uint32_t k_seed = kDefaultSeed;
-  std::uint32_t v_seed = kDefaultSeed;
+  KvSchemeOptions scheme;
   GateOptions gates;
   MeasureOptions measure;
 };

@@ -114,6 +114,42 @@ def read_safetensors(path):
     return {name: Tensor(x["dtype"], x["shape"], data[slice(*x["data_offsets"])]) for name, x in ordered}, metadata
 
 
+def xxh64(data):
+    """XXH64 with seed 0, after its public specification."""
+    p1, p2, p3, p4, p5 = (0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x85EBCA77C2B2AE63,
+                          0x27D4EB2F165667C5)
+    mask = 2**64 - 1
+
+    def rotate(x, r):
+        return (x << r | x >> 64 - r) & mask
+
+    def mix(lane, word):
+        return rotate((lane + word * p2) & mask, 31) * p1 & mask
+
+    place, lanes = 0, [(p1 + p2) & mask, p2, 0, -p1 & mask]
+    if len(data) < 32:
+        h = p5
+    else:
+        while place + 32 <= len(data):
+            lanes = [mix(lane, word) for lane, word in zip(lanes, struct.unpack_from("<4Q", data, place))]
+            place += 32
+        h = sum(map(rotate, lanes, (1, 7, 12, 18))) & mask
+        for lane in lanes:
+            h = ((h ^ mix(0, lane)) * p1 + p4) & mask
+    h = (h + len(data)) & mask
+    while place + 8 <= len(data):
+        word, = struct.unpack_from("<Q", data, place)
+        h, place = (rotate(h ^ mix(0, word), 27) * p1 + p4) & mask, place + 8
+    if place + 4 <= len(data):
+        word, = struct.unpack_from("<I", data, place)
+        h, place = (rotate(h ^ word * p1 & mask, 23) * p2 + p3) & mask, place + 4
+    for byte in data[place:]:
+        h = rotate(h ^ byte * p5 & mask, 11) * p1 & mask
+    h = (h ^ h >> 33) * p2 & mask
+    h = (h ^ h >> 29) * p3 & mask
+    return h ^ h >> 32
+
+
 # Dumps.
 
 def kv_tensors(layers=2, heads=2, tokens=32, dim=64, v_dim=None, q_heads=0, dtype="BF16", seed=1):
@@ -158,8 +194,8 @@ class CliTest(unittest.TestCase):
         options.setdefault("stdout", subprocess.PIPE)
         done = subprocess.run([TQ, *map(str, args)], cwd=self.dir, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
                               env={**os.environ, **(env or {})}, timeout=120, **options)
-        done.stdout = (done.stdout or b"").decode()
-        done.stderr = done.stderr.decode()
+        done.stdout = (done.stdout or b"").decode(errors="surrogateescape")  # a path need not be UTF-8
+        done.stderr = done.stderr.decode(errors="surrogateescape")
         said = f"tq {' '.join(map(str, args))}\nstdout: {done.stdout[:1500]}\nstderr: {done.stderr[:1500]}"
         self.assertEqual(done.returncode, code, said)
         for word in ("terminate called", "Sanitizer", "what():", "Traceback"):
@@ -180,7 +216,17 @@ class CliTest(unittest.TestCase):
         return done.stderr
 
     def json(self, *args, code=DONE, **options):
-        """Runs tq and parses its stdout as strict JSON: NaN and Infinity are refused."""
+        """Runs tq and parses its stdout as strict JSON: NaN, Infinity and what is no UTF-8 are refused."""
         def refuse(constant):
             raise AssertionError(f"{constant} is not JSON")
-        return json.loads(self.tq(*args, code=code, **options).stdout, parse_constant=refuse)
+        text = self.tq(*args, code=code, **options).stdout.encode(errors="surrogateescape").decode()
+        return json.loads(text, parse_constant=refuse)
+
+
+class VerifyTest(CliTest):
+    def verify(self, *args, code=DONE):
+        """The JSON report, whose exit code and status must say the same."""
+        report = self.json("verify", "--json", "--quiet", *args, code=code)
+        self.assertEqual(report["exit_code"], code)
+        self.assertEqual(report["status"], {DONE: "PASS", GATE_FAILED: "FAIL", COULD_NOT: "NOT_MEASURED"}[code])
+        return report

@@ -42,7 +42,8 @@ class Numbers(CliTest):
         self.assertEqual((book["density"], book["dim"], book["bits"]), ("beta", 128, 3))
 
     def test_beta_is_the_default_density(self):
-        self.assertEqual(self.json("codebook", "--dim", 128, "--bits", 3, "--format", "json"), self.book("beta", 128, 3))
+        default = self.json("codebook", "--dim", 128, "--bits", 3, "--format", "json")
+        self.assertEqual(default, self.book("beta", 128, 3))
         self.assertNotEqual(self.book("gaussian", 128, 3)["levels"], self.book("beta", 128, 3)["levels"])
 
     def test_levels_are_centroids_and_edges_midpoints(self):
@@ -58,7 +59,7 @@ class Numbers(CliTest):
             distortion = 0.0
             for level, mass, cell in zip(levels, masses, cells):
                 centroid = simpson(lambda t: t * f(t), *cell) / mass
-                self.assertAlmostEqual(level * math.sqrt(dim), centroid * math.sqrt(dim), delta=2e-6, msg=(density, dim, bits))
+                self.assertAlmostEqual(level, centroid, delta=2e-6 / math.sqrt(dim), msg=(density, dim, bits))
                 distortion += dim * simpson(lambda t, level=level: (t - level) ** 2 * f(t), *cell)
             for i, edge in enumerate(edges):
                 self.assertAlmostEqual(edge, 0.5 * (levels[i] + levels[i + 1]), delta=1e-15)
@@ -121,9 +122,11 @@ class Formats(CliTest):
         self.tq("codebook", "--dim", 128, "--bits", 3, "--format", "c", "-o", "table.h")
         with open(self.path("main.c"), "w") as file:
             file.write('#include "table.h"\n#include <stdio.h>\n'
-                       'int main(void) { printf("%.9g %.9g", tq_beta_d128_b3_levels[0], tq_beta_d128_b3_edges[6]); return 0; }\n')
+                       "int main(void) {\n"
+                       '  printf("%.9g %.9g", tq_beta_d128_b3_levels[0], tq_beta_d128_b3_edges[6]);\n'
+                       "  return 0;\n}\n")
         subprocess.run(["cc", "-std=c99", "-Wall", "-Werror", "main.c", "-o", "main"], cwd=self.dir, check=True)
-        printed = subprocess.run(["./main"], cwd=self.dir, check=True, stdout=subprocess.PIPE).stdout.decode().split()
+        printed = subprocess.check_output(["./main"], cwd=self.dir).decode().split()
         book = self.json("codebook", "--dim", 128, "--bits", 3, "--format", "json")
         self.assertAlmostEqual(float(printed[0]), book["levels"][0], delta=1e-8)
         self.assertAlmostEqual(float(printed[1]), book["edges"][6], delta=1e-8)
@@ -158,9 +161,9 @@ class Output(CliTest):
 
 class FrozenSet(CliTest):
     def test_all_regenerates_the_frozen_set_byte_for_byte(self):
-        self.assertIn("14", self.tq("codebook", "--all", "-o", "deep/set").stdout)
         expected = sorted(name for name in os.listdir(FROZEN) if name.endswith(".inc"))
-        self.assertEqual(len(expected), 14)
+        self.assertIn(f"{len(expected)} ", self.tq("codebook", "--all", "-o", "deep/set").stdout)
+        self.assertIn(f"{len(expected)} files", self.tq("codebook", "--help").stdout)
         self.assertEqual(sorted(os.listdir(self.path("deep/set"))), expected)
         for name in expected:
             with open(os.path.join(FROZEN, name), "rb") as file:
@@ -187,7 +190,7 @@ class FrozenSet(CliTest):
         self.assertEqual(self.read("set/beta_d576.inc"), b"mine")
         self.tq("codebook", "--all", "-o", "set", "--force")
         self.assertEqual(self.read("set/beta_d576.inc").decode(), self.frozen("beta_d576.inc"))
-        self.assertEqual(len(os.listdir(self.path("set"))), 14)
+        self.assertGreaterEqual(len(os.listdir(self.path("set"))), 17)
 
     def test_a_directory_that_cannot_be(self):
         open(self.path("file"), "w").close()

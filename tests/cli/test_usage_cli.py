@@ -1,9 +1,11 @@
 """The front door: help, version, wrong usage (exit 2), and a stdout that cannot be written (exit 3)."""
 import os
+import pty
 import re
+import subprocess
 
 import helpers
-from helpers import COULD_NOT, USAGE, CliTest
+from helpers import COULD_NOT, DONE, USAGE, CliTest
 
 COMMANDS = ("codebook", "pack-kv", "unpack-kv", "inspect", "verify")
 
@@ -28,7 +30,7 @@ class Help(CliTest):
 
     def test_help_names_units_ranges_and_defaults(self):
         for command, words in {
-            "codebook": ["8..1024", "1..8", "=beta", "=table", "14 files"],
+            "codebook": ["8..1024", "1..8", "=beta", "=table", " files)"],
             "pack-kv": ["1..8", "=4", "=rht2", "0..2^32-1", "=42", "1..1024", "[kv_heads, tokens, head_dim]", "F32"],
             "unpack-kv": ["f32", "f16", "bf16", "default", "1..1024"],
             "inspect": ["1..1024", "--json"],
@@ -178,8 +180,9 @@ class Usage(CliTest):
 class FullStdout(CliTest):
     def test_a_full_disk_is_no_success(self):
         dump = self.dump(layers=1, heads=1, tokens=4, dim=8)
-        for args in (["codebook", "--dim", 8, "--bits", 3], ["codebook", "--dim", 1024, "--bits", 8, "--format", "json"],
-                     ["inspect", dump], ["inspect", dump, "--json"], ["pack-kv", dump, "-o", "x.tq3", "--dry-run"],
+        for args in (["codebook", "--dim", 8, "--bits", 3],
+                     ["codebook", "--dim", 1024, "--bits", 8, "--format", "json"], ["inspect", dump],
+                     ["inspect", dump, "--json"], ["pack-kv", dump, "-o", "x.tq3", "--dry-run"],
                      ["verify", "--kv", dump, "--quiet"], ["verify", "--kv", dump, "--json", "--quiet"],
                      ["verify", "--kv", dump, "--threshold", 1, "--quiet"], ["--help"], ["--version"],
                      ["verify", "--help"]):
@@ -195,6 +198,43 @@ class FullStdout(CliTest):
         done = self.tq("unpack-kv", "z.tq3", "-o", "w", "--quiet")
         self.assertEqual((done.stdout, done.stderr), ("", ""))
         self.assertNotIn("\r", self.tq("verify", "--synthetic", "--layers", 1).stderr)
+
+
+class Terminal(CliTest):
+    def on_terminal(self, *args, env=None):
+        """What a terminal at stderr gets."""
+        master, slave = pty.openpty()
+        process = subprocess.Popen([helpers.TQ, *map(str, args)], cwd=self.dir, stdout=subprocess.DEVNULL, stderr=slave,
+                                   env={**os.environ, "NO_COLOR": "", **(env or {})})
+        os.close(slave)
+        said = b""
+        try:
+            while more := os.read(master, 4096):
+                said += more
+        except OSError:
+            pass  # the other end is closed
+        os.close(master)
+        self.assertEqual(process.wait(), DONE)
+        return said.decode()
+
+    def commands(self):
+        rows = helpers.Tensor("BF16", [4, 4000, 100], helpers.to_bytes("BF16", helpers.gauss(1, 16000)) * 100)
+        dump = helpers.write_safetensors(self.path("dump"), {"k.0": rows, "v.0": rows})
+        yield ["pack-kv", dump, "-o", "x.tq3", "--force"]
+        yield ["unpack-kv", "x.tq3", "-o", "x", "--force"]
+        yield ["verify", "--synthetic"]
+
+    def test_the_bar_is_gone_before_anything_else_is_said(self):
+        for args in self.commands():
+            said = self.on_terminal(*args)
+            for line in said.split("\n"):
+                seen = line.rstrip("\r").split("\x1b[K")[-1].split("\r")[-1]  # what is left on the screen
+                self.assertFalse("[" in seen and "%" in seen, f"{args}: the bar stays in {line!r}")
+
+    def test_no_bar_if_quiet_or_without_color(self):
+        for args in self.commands():
+            self.assertNotIn("\x1b", self.on_terminal(*args, env={"NO_COLOR": "1"}))
+            self.assertEqual(self.on_terminal(*args, "--quiet"), "")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,29 @@
+#include "lib/backend.h"
+
+#include "lib/convert.h"
+
+namespace tq {
+
+std::int64_t encode_rows(const Backend& backend, const Codec& codec, DType dtype, const void* rows, std::int64_t count,
+                         CodedRows& coded) {
+  coded.resize(codec.scheme(), count);
+  const std::int64_t refused = backend.encode(codec, dtype, rows, count, coded.codes.data(), coded.norms.data());
+  if (refused >= 0 || !codec.scheme().qjl) return refused;
+  std::vector<float> x_hat(static_cast<std::size_t>(count) * static_cast<std::size_t>(codec.scheme().dim));
+  backend.decode(codec, coded.codes.data(), coded.norms.data(), count, DType::kF32, x_hat.data());
+  return backend.sketch(codec, dtype, rows, x_hat.data(), count, coded.signs.data(), coded.residual_norms.data());
+}
+
+void decode_rows(const Backend& backend, const Codec& codec, const CodedRows& coded, Decode purpose, DType dtype,
+                 void* rows) {
+  if (purpose == Decode::kRow || !codec.scheme().qjl) {
+    backend.decode(codec, coded.codes.data(), coded.norms.data(), coded.count, dtype, rows);
+    return;
+  }
+  std::vector<float> x_hat(static_cast<std::size_t>(coded.count) * static_cast<std::size_t>(codec.scheme().dim));
+  backend.decode(codec, coded.codes.data(), coded.norms.data(), coded.count, DType::kF32, x_hat.data());
+  backend.add_sketches(codec, coded.signs.data(), coded.residual_norms.data(), coded.count, x_hat.data());
+  convert_from_float(x_hat.data(), static_cast<std::int64_t>(x_hat.size()), dtype, rows);
+}
+
+}  // namespace tq
