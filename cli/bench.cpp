@@ -70,8 +70,9 @@ Report measure(const Options& options) {
   const std::uint64_t bytes = options.megabytes * 1000000;
   std::uint64_t runs = options.threads.size();  // the copies
   for (const Case& item : cases) {
-    for (std::size_t b = 0; b < backends.size(); ++b)
-      runs += is_measured(item, b) ? options.threads.size() : 0;
+    for (std::size_t b = 0; b < backends.size(); ++b) {
+      if (is_measured(item, b)) runs += options.threads.size();
+    }
   }
   ProgressBar bar("bench", runs * bytes, ProgressBar::Unit::kBytes, options.quiet);
   const Progress progress = bar.callback();
@@ -215,7 +216,7 @@ void add_bench(CLI::App& app, Command& command) {
   CLI::App* sub = app.add_subcommand(
       "bench", "time the codec on this machine, beside a copy of the same bytes");
   sub->footer(
-      "Examples: tq bench\n"
+      "Examples: tq bench --dim 128 --threads 1\n"
       "          tq bench --op encode --dim 128 --bits 3,4 --target all --threads 1 --json\n"
       "Rates are of the BF16 rows: input of encode, output of decode, one side of compare. Each "
       "result is checked "

@@ -1,10 +1,10 @@
-// Encode on the GPU: any dim up to 1024, any rotation, one thread a row. This is the plain kernel: it calls lib/math with
-// V = float, so it is right wherever the CPU is, and it is what faster kernels for single dims are compared with.
+// Encode on the GPU: any dim up to 1024, any rotation, one thread a row. This is the plain kernel: it calls lib/math
+// with V = float, so it is right wherever the CPU is, and it is what faster kernels for single dims are compared with.
 //
-// The row, its scratch and its words lie in the thread's local memory, which the hardware interleaves by 4 bytes: when the
-// 32 threads of a warp touch x[i], they touch one 128-byte line, although each sees a contiguous array. Rows in device
-// memory are read element after element by one thread, so the lines of 32 rows wait in the L1 cache for their other
-// elements. Codes are looked up in shared memory: in constant memory 32 different edges would take 32 turns.
+// The row, its scratch and its words lie in the thread's local memory, which the hardware interleaves by 4 bytes: when
+// the 32 threads of a warp touch x[i], they touch one 128-byte line, although each sees a contiguous array. Rows in
+// device memory are read element after element by one thread, so the lines of 32 rows wait in the L1 cache for their
+// other elements. Codes are looked up in shared memory: in constant memory 32 different edges would take 32 turns.
 #include "kernels/cuda_check.h"
 #include "kernels/gpu_rows.h"
 #include "kernels/gpu_target.h"

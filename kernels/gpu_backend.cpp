@@ -153,7 +153,7 @@ class CudaBackend final : public Backend {
     return codec.scheme().dim * static_cast<std::int64_t>(size_of(dtype));
   }
 
-  /// Calls f(first row, rows), which returns a refused row of its own or kNone, until all rows are done or one is refused.
+  /// Calls f(first row, rows) until all rows are done or one is refused; f returns a refused row of its own or kNone.
   template <class F>
   std::int64_t each_chunk(std::int64_t count, std::int64_t row_bytes, F&& f) const {
     const std::int64_t chunk = kChunkBytes / row_bytes;

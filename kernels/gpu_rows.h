@@ -1,4 +1,4 @@
-// A row in device memory to and from a thread's own x[] and words[]: the counterpart of lanes_io.h for one row a thread.
+// A row in device memory to and from a thread's own x[] and words[]: lanes_io.h's counterpart for one row a thread.
 // Nothing here computes a float; converting is lib/math's. Included by .cu files only.
 #pragma once
 

@@ -14,9 +14,9 @@ inline constexpr std::int64_t kMaxLaunchRows = std::int64_t{1} << 30;
 /// Threads of a block, one row each.
 inline constexpr int kRowsPerBlock = 128;
 
-/// Starts encoding on the current device's default stream. All pointers in `args` are to device memory but `codebook`,
-/// which is on the host and goes to the kernel by value. Rows start at multiples of the element's size.
-/// *first_refused (device memory) becomes the smaller of its value and the number of the first row that cannot be coded.
+/// Starts encoding on the current device's default stream. All pointers in `args` are to device memory but `codebook`;
+/// that is on the host and goes to the kernel by value. Rows start at multiples of the element's size.
+/// *first_refused (device memory) becomes the smaller of its value and the first row that cannot be coded.
 /// Throws Error for bits, dim, dtype or count out of range and when CUDA refuses the launch. Does not wait for the end.
 void encode_rows(const EncodeArgs& args, unsigned long long* first_refused);
 

@@ -1,6 +1,6 @@
-// The sketch of residuals on the GPU: any dim up to 1024, one thread a row, as in encode.cu. The plain kernels: each row
-// costs dim^2 products, all threads of a warp read the same entry of S at once, and S (64 KB at dim 128) stays in the L2
-// cache.
+// The sketch of residuals on the GPU: any dim up to 1024, one thread a row, as in encode.cu. The plain kernels: each
+// row costs dim^2 products, all threads of a warp read the same entry of S at once, and S (64 KB at dim 128) stays in
+// the L2 cache.
 #include "kernels/cuda_check.h"
 #include "kernels/gpu_rows.h"
 #include "kernels/gpu_target.h"

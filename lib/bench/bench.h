@@ -42,10 +42,10 @@ struct BenchResult {
   int threads = 1;
   std::int64_t rows = 0;
   std::uint64_t bytes = 0;  ///< of the rows in item.dtype
-  double relative_mse =
-      std::numeric_limits<double>::quiet_NaN();  ///< of the decoded rows; NaN if it was not reached
-  double expected_mse = 0;                       ///< D, and what rounding to item.dtype adds
-  std::string failure;  ///< why there is no time; empty if the case was timed
+  /// Of the decoded rows; NaN if a check failed.
+  double relative_mse = std::numeric_limits<double>::quiet_NaN();
+  double expected_mse = 0;  ///< D, and what rounding to item.dtype adds
+  std::string failure;      ///< why there is no time; empty if the case was timed
   Timing timing;
   double gb_per_s = 0;
   /// XXH64 (seed 0) of the output. Encode: codes, then norms; decode: rows; compare: the

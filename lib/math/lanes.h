@@ -31,7 +31,11 @@
 #else
 #define TQ_HD inline __attribute__((always_inline))
 #define TQ_HD_CALL __attribute__((noinline))
+#if defined(TQ_SANITIZED)  // instrumented and unrolled, the kernels would take minutes to compile
+#define TQ_UNROLL(n)
+#else
 #define TQ_UNROLL(n) TQ_PRAGMA(GCC unroll n)
+#endif
 #define TQ_PRAGMA(text) _Pragma(#text)
 #endif
 

@@ -195,7 +195,6 @@ void AttentionStats::merge(const AttentionStats& other) {
   error_energy_ += other.error_energy_;
   kl_sum_ += other.kl_sum_;
   const std::size_t count = other.kl_.size();
-  kl_.reserve(kl_.size() + count);
   for (std::size_t i = 0; i < count; ++i) kl_.push_back(other.kl_[i]);
   outputs_.merge(other.outputs_);
 }

@@ -102,9 +102,8 @@ void ErrorStats::merge(const ErrorStats& other) {
   dot_ += other.dot_;
   cosine_sum_ += other.cosine_sum_;
   norm_ratio_sum_ += other.norm_ratio_sum_;
+  // By index, so that merging an object with itself is sound; the vector grows as it likes, in all in linear time.
   const std::size_t count = other.cosines_.size();
-  cosines_.reserve(cosines_.size() + count);
-  // By index, so that merging an object with itself is sound.
   for (std::size_t i = 0; i < count; ++i) cosines_.push_back(other.cosines_[i]);
 }
 

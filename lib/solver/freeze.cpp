@@ -68,9 +68,11 @@ std::string format_vj_table(int group_size) {
     books.push_back(make_vj_codebook(group_size, bits));
   }
   return format_tables(
-      fmt::format("// Compatibility tables vj-d{0}-b*, solver version {1}: the levels that native TQ3\n"
-                  "// checkpoints of group size {0} imply. Not optimal; the numbers are under density beta.\n",
-                  group_size, kSolverVersion),
+      fmt::format(
+          "// Compatibility tables vj-d{0}-b*, solver version {1}: the levels that native TQ3\n"
+          "// checkpoints of group size {0} imply. Not optimal; the numbers are under density "
+          "beta.\n",
+          group_size, kSolverVersion),
       books);
 }
 

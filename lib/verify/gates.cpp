@@ -134,7 +134,7 @@ double default_threshold(const std::vector<LayerReport>& layers) {
     const int bits = std::min(k.bits, v.bits);
     if (bits >= kBitsForPublished) continue;
     for (const PartNumbers* part : {&k, &v}) {
-      if (part->bits == bits) threshold = std::min(threshold, std::sqrt(1.0 - part->distortion) - kRoom);
+      if (part->bits == bits) threshold = std::min(threshold, part->ideal_cosine - kRoom);
     }
   }
   return threshold;

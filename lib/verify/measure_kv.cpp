@@ -104,6 +104,7 @@ PartNumbers summarize(const PartSums& sums, const Codec& codec) {
   n.bits = codec.scheme().bits;
   n.dim = codec.scheme().dim;
   n.distortion = codec.distortion();
+  n.ideal_cosine = std::sqrt(1.0 - table_distortion(codec.codebook(), Density::kBeta, n.dim));
   n.rows = e.rows();
   n.relative_mse = e.relative_mse();
   n.mse_ratio = n.relative_mse / n.distortion;
@@ -257,7 +258,9 @@ class Measurer {
                                   const Reconstruction& coded) const {
     switch (control) {
       case Control::kZeros: return std::vector<float>(x.size(), 0.0f);
-      case Control::kOtherSeed: return decode(set.other_seeds.front(), coded.coded);
+      case Control::kOtherSeed:
+        if (set.main->scheme().rotation == RotationKind::kIdentity) return {};  // no seed enters
+        return decode(set.other_seeds.front(), coded.coded);
       case Control::kPermuted: return permute_tokens(coded.rows, set.main->scheme().dim);
       case Control::kOneBit: break;
     }

@@ -17,7 +17,7 @@ namespace tq {
 /// What is put in the place of the reconstruction to see whether a gate notices.
 enum class Control {
   kZeros,      ///< all zeros; its cosine is 0 by definition
-  kOtherSeed,  ///< the right codes, decoded with the rotation of another seed
+  kOtherSeed,  ///< the right codes, decoded with the rotation of another seed (not for the identity)
   kPermuted,   ///< the tokens of each head in another order (16 tokens or more)
   kOneBit,     ///< the same rows at 1 bit (schemes of 2 bits or more)
 };
@@ -38,7 +38,8 @@ struct ControlNumbers {
 struct PartNumbers {
   int bits = 0;
   int dim = 0;
-  double distortion = 0;  ///< D of the codebook in use
+  double distortion = 0;  ///< D of the codebook in use, under the norm mode
+  double ideal_cosine = 0;  ///< sqrt(1 - D), D of raw norms: what rows uniform on the sphere have, whatever the norm
   std::int64_t rows = 0;
   double relative_mse = 0;
   double mse_ratio = 0;  ///< relative_mse / D

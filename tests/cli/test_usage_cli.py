@@ -7,7 +7,7 @@ import subprocess
 import helpers
 from helpers import COULD_NOT, DONE, USAGE, CliTest
 
-COMMANDS = ("codebook", "pack-kv", "unpack-kv", "inspect", "verify")
+COMMANDS = ("codebook", "pack-kv", "unpack-kv", "inspect", "verify", "bench")
 
 
 class Help(CliTest):
