@@ -362,7 +362,8 @@ class RowDecoder:
         apply_butterflies(values, width)
         if self.m > 1:
             for place in range(width):
-                values[place::width] = apply_transpose(self.columns, values[place::width])
+                sums = apply_transpose(self.columns, values[place::width])
+                values[place::width] = array("f", (value + 0.0 for value in sums))
         return values
 
     def decode(self, codes, norm):

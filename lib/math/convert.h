@@ -32,7 +32,7 @@ TQ_HD IntOf<V> bf16_from_float(V x) {
   using I = IntOf<V>;
   const I bits = bits_as<I>(x);
   const I odd = (bits >> 16) & 1;
-  const I rounded = ((bits + 0x7fff + odd) >> 16) & 0xffff;
+  const I rounded = ((bits >> 16) + (((bits & 0xffff) + 0x7fff + odd) >> 16)) & 0xffff;
   const I nan = ((bits >> 16) & 0xffff) | 0x40;
   const I is_nan = ~mask_greater(absolute(x), splat<V>(-1.0f));
   return (~is_nan & rounded) | (is_nan & nan);

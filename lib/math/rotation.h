@@ -135,7 +135,7 @@ TQ_HD_CALL void mix_blocks(V* x, const RotationView& r, bool transposed, V* scra
         const std::uint8_t which = sum_of[a * quads + q];
         terms[q] = flip_sign(sums[8 * q + (which & 7)], static_cast<std::uint32_t>(which & 16) << 27);
       }
-      x[a * block + i] = sum_pairwise(terms, quads);
+      x[a * block + i] = sum_pairwise(terms, quads) + splat<V>(0.0f);  // a sum of zero has no sign
     }
   }
 }
