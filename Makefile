@@ -18,6 +18,7 @@ demo: build
 test: deps
 	cmake --preset $(PRESET)
 	cmake --build --preset $(PRESET)
+	$(BUILD)/tq_tests --test-case='every CPU target writes the same bytes'  # prints which targets ran
 	ctest --preset $(PRESET)
 
 build: deps
