@@ -133,6 +133,7 @@ TEST_CASE("added tokens: single_word, lstrip, rstrip, normalized") {
   CHECK(encode("single_word", "_T T\xcc\x81 T") == Ids{40, 8, 40, 8, 13});
   CHECK(encode("lstrip", "a \n T b") == Ids{0, 13, 8, 1});
   CHECK(encode("rstrip", "a T \xe3\x80\x80 b") == Ids{0, 8, 13, 1});
+  CHECK(encode("rstrip", "TT  T b") == Ids{13, 13, 13, 1});
   CHECK(encode("special", "t T") == Ids{40, 8, 13});
   CHECK(encode("normalized", "t T") == Ids{13, 8, 13});
 }

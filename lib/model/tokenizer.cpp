@@ -169,7 +169,7 @@ std::vector<std::int32_t> Tokenizer::encode(std::string_view text, bool add_spec
   text::require_utf8(text, "the text");
   text::check_growth(text.size(), "the text");
   Pieces pieces;
-  if (!text.empty()) pieces.push_back({std::string(text), true, -1});
+  if (!text.empty()) pieces.push_back({std::string(text), text::decode_at(text, 0).bytes, -1});
   parts_->added.extract(pieces, false);
   for (Piece& piece : pieces) {
     if (piece.id < 0) text::normalize(parts_->normalizer, piece);

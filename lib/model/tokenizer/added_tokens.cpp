@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "lib/io/safetensors_header.h"
 #include "lib/model/tokenizer/normalizer.h"
 #include "lib/model/tokenizer/unicode.h"
 
@@ -45,14 +46,14 @@ void extract_from(const Piece& piece, const StringFinder& finder, Pieces& parts)
   const std::string& text = piece.text;
   std::size_t done = 0;
   const auto append_text = [&](std::size_t end) {
-    if (done < end) parts.push_back({text.substr(done, end - done), piece.at_start && done == 0, -1});
+    if (done < end) parts.push_back(piece.part(done, end));
   };
   for (const StringFinder::Match& match : finder.find_all(text)) {
     if (match.token.single_word && !stands_alone(text, match.begin, match.end)) continue;
     const std::size_t begin = match.token.lstrip ? std::max(skip_spaces_back(text, match.begin), done) : match.begin;
     const std::size_t end = match.token.rstrip ? skip_spaces(text, match.end) : match.end;
     append_text(begin);
-    parts.push_back({begin < end ? text.substr(begin, end - begin) : std::string(), false, match.token.id});
+    if (begin < end) parts.push_back({text.substr(begin, end - begin), 0, match.token.id});
     done = end;
   }
   append_text(text.size());
@@ -61,7 +62,6 @@ void extract_from(const Piece& piece, const StringFinder& finder, Pieces& parts)
 }  // namespace
 
 void StringFinder::add(std::string_view text, const AddedToken& token) {
-  if (text.empty()) return;
   first_.set(static_cast<unsigned char>(text[0]));
   std::uint32_t node = 0;
   for (const char c : text) {
@@ -114,8 +114,9 @@ AddedTokens AddedTokens::parse(const Step& step, const Vocabulary& vocabulary,
   }
   for (const auto& [content, id] : added.ids_) {
     const AddedToken& token = added.by_id_.at(id);
-    Piece pattern{content, false, -1};
+    Piece pattern{content, 0, -1};
     if (token.normalized) normalize(normalizer, pattern);
+    if (pattern.text.empty()) step.refuse(quote_name(content) + " is nothing once it is normalized");
     (token.normalized ? added.normalized_ : added.exact_).add(pattern.text, token);
   }
   return added;

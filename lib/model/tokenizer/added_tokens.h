@@ -28,7 +28,7 @@ struct AddedToken {
 /// Finds a set of strings in a text: the leftmost match, among these the longest; matches do not overlap.
 class StringFinder {
  public:
-  /// The first of several equal strings counts; an empty one is left out.
+  /// `text` is not empty. The first of several equal strings counts.
   void add(std::string_view text, const AddedToken& token);
   struct Match {
     std::size_t begin, end;
@@ -46,7 +46,7 @@ class AddedTokens {
  public:
   /// Reads the array; null is empty. As in the published implementation a token has the id that the vocabulary gives its
   /// content, else the next free one: the member "id" is not read. Error for anything but an array of objects
-  /// with a string "content".
+  /// with a string "content", and for a content that the normalizer makes empty.
   static AddedTokens parse(const Step& step, const Vocabulary& vocabulary, const std::vector<NormalizeStage>& normalizer);
 
   /// Takes the tokens that are not `normalized` (or those that are) out of each piece of text.

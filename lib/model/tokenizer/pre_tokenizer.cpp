@@ -60,14 +60,24 @@ std::array<std::string, 256> make_byte_names() {
   return names;
 }
 
+/// Writes each byte as `write(byte)` says.
+template <typename Write>
+void rewrite_bytes(Piece& piece, const Write& write) {
+  std::string text;
+  std::size_t start = 0;
+  text.reserve(piece.text.size() * 2);
+  for (std::size_t at = 0; at < piece.text.size(); ++at) {
+    text += write(piece.text[at]);
+    if (at < piece.start_bytes) start = text.size();
+  }
+  piece.text = std::move(text);
+  piece.start_bytes = start;
+}
+
 void name_bytes(Pieces& pieces) {
   static const std::array<std::string, 256> kNames = make_byte_names();
   for (Piece& piece : pieces) {
-    if (piece.id >= 0) continue;
-    std::string text;
-    text.reserve(piece.text.size() * 2);
-    for (const char c : piece.text) text += kNames[static_cast<unsigned char>(c)];
-    piece.text = std::move(text);
+    if (piece.id < 0) rewrite_bytes(piece, [](char c) -> std::string_view { return kNames[static_cast<unsigned char>(c)]; });
   }
 }
 
@@ -76,7 +86,7 @@ std::vector<SplitStage> make_byte_level(const Step& step) {
   if (step.boolean("add_prefix_space", true)) {
     stages.push_back([](Pieces& pieces) {
       for (Piece& piece : pieces) {
-        if (piece.id < 0 && !piece.text.starts_with(' ')) piece.text.insert(0, " ");
+        if (piece.id < 0 && !piece.text.starts_with(' ')) piece.prepend(" ");
       }
     });
   }
@@ -105,15 +115,9 @@ Prepend parse_prepend(const Step& step) {
 }
 
 void replace_spaces(Piece& piece, const std::string& mark, Prepend prepend) {
-  std::string text;
-  text.reserve(piece.text.size() + piece.text.size() / 2);
-  for (const char c : piece.text) {
-    if (c == ' ') text += mark;
-    else text += c;
-  }
-  const bool wanted = prepend == Prepend::kAlways || (prepend == Prepend::kFirst && piece.at_start);
-  if (wanted && !text.starts_with(mark)) text.insert(0, mark);
-  piece.text = std::move(text);
+  rewrite_bytes(piece, [&](const char& c) { return c == ' ' ? std::string_view(mark) : std::string_view(&c, 1); });
+  const bool wanted = prepend == Prepend::kAlways || (prepend == Prepend::kFirst && piece.start_bytes > 0);
+  if (wanted && !piece.text.starts_with(mark)) piece.prepend(mark);
 }
 
 std::vector<SplitStage> make_metaspace(const Step& step) {

@@ -90,7 +90,7 @@ std::vector<Span> Regex::split(std::string_view text) const {
   std::vector<Span> spans;
   std::size_t reported = 0;  // spans cover the text up to here
   std::optional<std::size_t> last_end;
-  for (std::size_t from = 0; from <= text.size();) {
+  for (std::size_t from = 0; !text.empty() && from <= text.size();) {
     const std::optional<Span> match = code_->find(text, from);
     if (!match) break;
     if (match->begin == match->end && last_end == match->end) {

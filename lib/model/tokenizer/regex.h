@@ -24,7 +24,7 @@ class Regex {
   static Regex compile(std::string_view pattern, const std::string& where);
 
   /// All of `text` (valid UTF-8) in order: matches, leftmost first and not overlapping, and what lies between them. An
-  /// empty match is reported as an empty span, but not right after another match. Error where matching needs more
+  /// empty match is reported as an empty span, but not right after another match. Nothing matches in an empty text. Error where matching needs more
   /// backtracking or memory than PCRE2's limits allow.
   std::vector<Span> split(std::string_view text) const;
 

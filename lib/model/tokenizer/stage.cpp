@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 
 #include "lib/error.h"
@@ -37,6 +38,16 @@ std::vector<Span> apply_behavior(std::vector<Span> spans, SplitBehavior behavior
 }
 
 }  // namespace
+
+Piece Piece::part(std::size_t begin, std::size_t end) const {
+  const std::size_t from_start = start_bytes > begin ? std::min(start_bytes, end) - begin : 0;
+  return {text.substr(begin, end - begin), from_start, -1};
+}
+
+void Piece::prepend(const std::string& prefix) {
+  text.insert(0, prefix);
+  if (start_bytes > 0) start_bytes += prefix.size();
+}
 
 void Step::refuse(const std::string& what) const { throw Error(fmt::format("{}: {}", where, what)); }
 
@@ -108,7 +119,7 @@ void split_pieces(Pieces& pieces, SplitBehavior behavior,
     }
     for (const Span& span : apply_behavior(spans(piece.text), behavior)) {
       if (span.is_match || span.begin == span.end) continue;
-      parts.push_back({piece.text.substr(span.begin, span.end - span.begin), piece.at_start && span.begin == 0, -1});
+      parts.push_back(piece.part(span.begin, span.end));
     }
   }
   pieces = std::move(parts);

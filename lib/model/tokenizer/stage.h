@@ -18,8 +18,13 @@ using Json = nlohmann::json;
 /// A piece of the text, or an added token that was found in it. No piece is empty.
 struct Piece {
   std::string text;
-  bool at_start = false;  ///< its first byte comes from the first byte of the whole text
-  std::int32_t id = -1;   ///< of an added token; then text is what it took, and no stage touches the piece
+  std::size_t start_bytes = 0;  ///< how many bytes at its beginning come from the first character of the whole text
+  std::int32_t id = -1;         ///< of an added token; then text is what it took, and no stage touches the piece
+
+  /// Bytes begin..end as a piece of its own.
+  Piece part(std::size_t begin, std::size_t end) const;
+  /// Puts `prefix` before the text; it counts as part of the first character.
+  void prepend(const std::string& prefix);
 };
 using Pieces = std::vector<Piece>;
 
