@@ -138,6 +138,19 @@ TEST_CASE("added tokens: single_word, lstrip, rstrip, normalized") {
   CHECK(encode("normalized", "t T") == Ids{13, 8, 13});
 }
 
+TEST_CASE("added tokens that are equal once normalized: the special one, then the first") {
+  Json json = with("/normalizer", {{"type", "Lowercase"}});
+  json["added_tokens"] = {token("XY"), token("Xy"), token("xy")};
+  for (Json& added : json["added_tokens"]) added["normalized"] = true;
+  json["added_tokens"][0]["special"] = json["added_tokens"][1]["special"] = false;
+  CHECK(parse(json).encode("XY") == Ids{14});
+  json["added_tokens"][2]["special"] = false;
+  CHECK(parse(json).encode("xY") == Ids{12});
+  json["normalizer"] = {{"type", "Strip"}, {"strip_left", true}, {"strip_right", true}};
+  json["added_tokens"][1]["content"] = " ";
+  CHECK(refusal(json).find("\" \" is nothing once it is normalized") != std::string::npos);
+}
+
 TEST_CASE("special tokens around a text come from the post-processor, or else from the configuration") {
   const std::string config = R"({"tokenizer_class": "LlamaTokenizerFast", "add_bos_token": true, "bos_token": "<s>",
                                  "eos_token": {"content": "</s>", "lstrip": false}})";

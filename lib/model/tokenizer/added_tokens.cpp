@@ -98,6 +98,7 @@ AddedTokens AddedTokens::parse(const Step& step, const Vocabulary& vocabulary,
   AddedTokens added;
   if (step.json.is_null()) return added;
   if (!step.json.is_array()) step.refuse("is not an array");
+  std::vector<std::int32_t> order;
   const auto model_size = static_cast<std::int32_t>(vocabulary.size());
   for (std::size_t i = 0; i < step.json.size(); ++i) {
     AddedToken token = parse_token({step.json[i], step.where + "[" + std::to_string(i) + "]"});
@@ -109,14 +110,16 @@ AddedTokens AddedTokens::parse(const Step& step, const Vocabulary& vocabulary,
     } else {
       token.id = std::max(added.largest_id() + 1, model_size);
     }
+    order.push_back(token.id);
     added.ids_.insert_or_assign(token.content, token.id);
     added.by_id_.insert_or_assign(token.id, std::move(token));
   }
-  for (const auto& [content, id] : added.ids_) {
+  std::stable_partition(order.begin(), order.end(), [&](std::int32_t id) { return added.by_id_.at(id).special; });
+  for (const std::int32_t id : order) {
     const AddedToken& token = added.by_id_.at(id);
-    Piece pattern{content, 0, -1};
+    Piece pattern{token.content, 0, -1};
     if (token.normalized) normalize(normalizer, pattern);
-    if (pattern.text.empty()) step.refuse(quote_name(content) + " is nothing once it is normalized");
+    if (pattern.text.empty()) step.refuse(quote_name(token.content) + " is nothing once it is normalized");
     (token.normalized ? added.normalized_ : added.exact_).add(pattern.text, token);
   }
   return added;

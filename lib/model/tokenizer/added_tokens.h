@@ -45,7 +45,8 @@ class StringFinder {
 class AddedTokens {
  public:
   /// Reads the array; null is empty. As in the published implementation a token has the id that the vocabulary gives its
-  /// content, else the next free one: the member "id" is not read. Error for anything but an array of objects
+  /// content, else the next free one: the member "id" is not read. Where several become
+  /// the same text, special ones come first, then the order of the array. Error for anything but an array of objects
   /// with a string "content", and for a content that the normalizer makes empty.
   static AddedTokens parse(const Step& step, const Vocabulary& vocabulary, const std::vector<NormalizeStage>& normalizer);
 
