@@ -1,5 +1,5 @@
-// Fuzzes the reader of tokenizer.json and what it makes of a text: the bytes before the first NUL are the file, those after
-// it the text. What is accepted must keep its promises.
+// Fuzzes the reader of tokenizer.json and what it makes of a text: the bytes before the first NUL
+// are the file, those after it the text. What is accepted must keep its promises.
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>

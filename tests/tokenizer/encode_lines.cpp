@@ -1,5 +1,5 @@
-// For tests that compare many strings with another implementation: each line of stdin is a JSON string, each line of
-// stdout its ids.
+// For tests that compare many strings with another implementation: each line of stdin is a JSON
+// string, each line of stdout its ids.
 //   encode_lines DIR [--no-special] < strings > ids
 #include <cstdio>
 #include <exception>
@@ -15,7 +15,8 @@ int main(int argc, char** argv) {
     const bool special = argc < 3;
     for (std::string line; std::getline(std::cin, line);) {
       std::string ids;
-      for (const int id : tokenizer.encode(nlohmann::json::parse(line).get<std::string>(), special)) ids += std::to_string(id) + " ";
+      for (const int id : tokenizer.encode(nlohmann::json::parse(line).get<std::string>(), special))
+        ids += std::to_string(id) + " ";
       std::puts(ids.c_str());
     }
   } catch (const std::exception& error) {

@@ -9,8 +9,9 @@
 namespace tq::text {
 namespace {
 
-/// Runs `change`, which turns each character, or a few, into others. The first character may come out joined to those
-/// after it, so what it became ends at the first edge of a character that is as far as it comes alone.
+/// Runs `change`, which turns each character, or a few, into others. The first character may come
+/// out joined to those after it, so what it became ends at the first edge of a character that is as
+/// far as it comes alone.
 template <typename Change>
 void change_text(Piece& piece, const Change& change) {
   const std::size_t alone = change(piece.text.substr(0, piece.start_bytes)).size();
@@ -62,23 +63,26 @@ NormalizeStage make_strip(const Step& step) {
 }
 
 NormalizeStage make_replace(const Step& step) {
-  return [regex = step.pattern(), content = step.string("content"), where = step.where](Piece& piece) {
-    std::string text;
-    std::size_t start = 0;
-    for (const Span& span : regex.split(piece.text)) {
-      if (span.is_match) {  // what replaces several characters counts as the last of them
-        const std::size_t last = span.end - (span.end > span.begin ? decode_before(piece.text, span.end).bytes : 0);
-        text += content;
-        if (last < piece.start_bytes) start = text.size();
-      } else {
-        text.append(piece.text, span.begin, span.end - span.begin);
-        if (span.begin < piece.start_bytes) start = text.size() - span.end + std::min(span.end, piece.start_bytes);
-      }
-      check_growth(text.size(), where);
-    }
-    piece.text = std::move(text);
-    piece.start_bytes = start;
-  };
+  return
+      [regex = step.pattern(), content = step.string("content"), where = step.where](Piece& piece) {
+        std::string text;
+        std::size_t start = 0;
+        for (const Span& span : regex.split(piece.text)) {
+          if (span.is_match) {  // what replaces several characters counts as the last of them
+            const std::size_t last =
+                span.end - (span.end > span.begin ? decode_before(piece.text, span.end).bytes : 0);
+            text += content;
+            if (last < piece.start_bytes) start = text.size();
+          } else {
+            text.append(piece.text, span.begin, span.end - span.begin);
+            if (span.begin < piece.start_bytes)
+              start = text.size() - span.end + std::min(span.end, piece.start_bytes);
+          }
+          check_growth(text.size(), where);
+        }
+        piece.text = std::move(text);
+        piece.start_bytes = start;
+      };
 }
 
 NormalizeStage make_prepend(const Step& step) {
@@ -91,11 +95,14 @@ NormalizeStage make_prepend(const Step& step) {
 }  // namespace
 
 std::vector<NormalizeStage> make_normalizer(const Step& step) {
-  static const std::map<std::string, NormalForm> kForms = {
-      {"NFC", NormalForm::kNfc}, {"NFD", NormalForm::kNfd}, {"NFKC", NormalForm::kNfkc}, {"NFKD", NormalForm::kNfkd}};
+  static const std::map<std::string, NormalForm> kForms = {{"NFC", NormalForm::kNfc},
+                                                           {"NFD", NormalForm::kNfd},
+                                                           {"NFKC", NormalForm::kNfkc},
+                                                           {"NFKD", NormalForm::kNfkd}};
   if (step.json.is_null()) return {};
   const std::string type = step.type();
-  if (const auto form = kForms.find(type); form != kForms.end()) return {make_unicode_form(form->second)};
+  if (const auto form = kForms.find(type); form != kForms.end())
+    return {make_unicode_form(form->second)};
   if (type == "Lowercase") return {[](Piece& piece) { change_text(piece, lowercase); }};
   if (type == "StripAccents") return {strip_accents};
   if (type == "Strip") return {make_strip(step)};
@@ -105,7 +112,8 @@ std::vector<NormalizeStage> make_normalizer(const Step& step) {
   std::vector<NormalizeStage> stages;
   for (const Step& inner : step.steps("normalizers")) {
     std::vector<NormalizeStage> more = make_normalizer(inner);
-    stages.insert(stages.end(), std::make_move_iterator(more.begin()), std::make_move_iterator(more.end()));
+    stages.insert(stages.end(), std::make_move_iterator(more.begin()),
+                  std::make_move_iterator(more.end()));
   }
   return stages;
 }
