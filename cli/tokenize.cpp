@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/command.h"
+#include "lib/io/checkpoint.h"
 #include "lib/model/text_input.h"
 #include "lib/model/tokenizer.h"
 
@@ -35,7 +36,7 @@ std::string format_piece(const std::string& piece) {
 }
 
 ExitCode run(const Options& options) {
-  const Tokenizer tokenizer = Tokenizer::open(options.model);
+  const Tokenizer tokenizer = Tokenizer::open(find_model_dir(options.model));
   const std::string text = options.text ? *options.text : read_text(options.file.value_or("-"));
   const std::vector<std::int32_t> ids = tokenizer.encode(text, !options.no_special);
   std::vector<std::string> pieces;
@@ -61,7 +62,8 @@ void add_tokenize(CLI::App& app, Command& command) {
       "Examples: tq tokenize --model DIR --text 'Hello world'\n          tq tokenize --model DIR "
       "--file text.txt --json");
   sub->add_option("--model", options->model,
-                  "directory of a model: its tokenizer.json, and tokenizer_config.json if there")
+                  "a model's directory, or a hub id in the local Hugging Face cache: its tokenizer.json, "
+                  "and tokenizer_config.json if there")
       ->type_name("DIR")
       ->required();
   CLI::Option_group* source = sub->add_option_group("Text", "UTF-8, one of:");

@@ -56,6 +56,13 @@ class Tokenize(CliTest):
         self.assertEqual(self.json("tokenize", "--model", LLAMA3, "--text", "", "--json")["pieces"], ["<|begin_of_text|>"])
         self.assertEqual(self.json("tokenize", "--model", LLAMA3, "--file", "empty", "--json", "--no-special"), {"ids": [], "pieces": []})
 
+    def test_a_hub_id_in_the_cache(self):
+        snapshot = self.path("hub/models--some--model/snapshots/abc")
+        os.makedirs(snapshot)
+        shutil.copy(os.path.join(LLAMA3, "tokenizer.json"), snapshot)
+        found = self.json("tokenize", "--model", "some/model", "--text", "a", "--json", env={"HF_HUB_CACHE": self.path("hub")})
+        self.assertEqual(found, self.json("tokenize", "--model", LLAMA3, "--text", "a", "--json"))
+
     def test_usage(self):
         self.refused(USAGE, "--model", "tokenize", "--text", "a")
         self.refused(USAGE, "text", "tokenize", "--model", LLAMA3)
@@ -70,8 +77,9 @@ class Tokenize(CliTest):
 
     def test_bad_model(self):
         say = lambda words: self.refused(COULD_NOT, words, "tokenize", "--model", "model", "--text", "a")
-        say("model: has no tokenizer.json")
+        say("model")
         self.model()
+        say("model: has no tokenizer.json")
         self.write("model/tokenizer.model", b"\n")
         say(["has tokenizer.model but no tokenizer.json", "convert it", "save_pretrained"])
         self.model(tokenizer="{")
