@@ -24,6 +24,7 @@
 #include "lib/backend.h"            // Backend: encode and decode rows
 #include "lib/io/kv_dump.h"         // KvDump: captured K, V and Q
 #include "lib/io/kv_file.h"         // KvFile: the .tq3 file
+#include "lib/io/checkpoint.h"      // Checkpoint: a model's directory of safetensors
 #include "lib/pack/plan_kv.h"       // plan_kv: every offset, before a byte is read
 #include "lib/pack/pack_kv.h"       // pack_kv, unpack_kv
 #include "lib/verify/verify_kv.h"   // verify_dump, verify_packed, verify_synthetic

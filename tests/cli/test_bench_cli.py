@@ -100,7 +100,7 @@ class Bench(CliTest):
                          [(op, threads) for op in ("encode", "decode", "compare") for threads in "12"])
         for row in rows:
             self.assertEqual(row[1:3], ["64", "3"])
-            self.assertEqual(len(row), 10)
+            self.assertEqual(len(row), 12)
             self.assertRegex(row[11], r"^[0-9a-f]{16}$")
 
 
