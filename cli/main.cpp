@@ -68,6 +68,7 @@ int main(int argc, char** argv) {
   tq::cli::add_codebook(app, command);
   tq::cli::add_pack_kv(app, command);
   tq::cli::add_unpack_kv(app, command);
+  tq::cli::add_unpack_weights(app, command);
   tq::cli::add_inspect(app, command);
   tq::cli::add_verify(app, command);
   tq::cli::add_bench(app, command);

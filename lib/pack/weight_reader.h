@@ -11,6 +11,7 @@
 
 #include "lib/backend.h"
 #include "lib/io/tq3_checkpoint.h"
+#include "lib/parallel.h"
 
 namespace tq {
 
@@ -34,6 +35,9 @@ class WeightReader {
     /// A row is the last dimension; a vector or a scalar is one row.
     std::int64_t rows() const;
     std::int64_t row_length() const { return shape.empty() ? 1 : shape.back(); }
+    std::int64_t values() const { return rows() * row_length(); }
+    /// True for BF16, F16, F32 and quantized tensors: what can be read as float32.
+    bool is_readable() const;
   };
 
   const std::string& dir() const { return checkpoint().dir(); }
@@ -52,13 +56,22 @@ class WeightReader {
   /// tensor and index: rows that are not there, a type that is no float of 16 or 32 bits, a norm that is negative, NaN or
   /// infinite, and those of reading.
   void read_rows(const Tensor& tensor, std::int64_t first_row, std::int64_t rows, float* out) const;
+  /// The same for values of the whole tensor, row-major, wherever in a row they begin and end.
+  void read_values(const Tensor& tensor, std::int64_t first, std::int64_t count, float* out) const;
+
+  /// Reads every tensor and compares its hash with the one in tq_config.json; does nothing where there are none. Error that
+  /// names file and tensor of the first that differs. `progress` gets stored bytes.
+  void check_hashes(int threads, const Progress& progress = {}) const;
+  /// True if the checkpoint carries hashes.
+  bool has_hashes() const { return tq3_ && tq3_->config().by_tq; }
 
  private:
   explicit WeightReader(const Backend& backend) : backend_(&backend) {}
   void list_plain();
   void list_tq3(std::optional<std::uint32_t> seed);
-  void read_kept(const Tensor& tensor, std::int64_t first_row, std::int64_t rows, float* out) const;
-  void read_quantized(const Tensor& tensor, std::int64_t first_row, std::int64_t rows, float* out) const;
+  void read_kept(const Tensor& tensor, std::int64_t first, std::int64_t count, float* out) const;
+  void read_quantized(const Tensor& tensor, std::int64_t first, std::int64_t count, float* out) const;
+  void check_hash(const Checkpoint::Entry& entry, const std::string& expected, const Progress& progress) const;
   void check_norms(const Tensor& tensor, std::int64_t first_line, const std::vector<float>& norms) const;
 
   const Backend* backend_;
