@@ -14,6 +14,8 @@ using Command = std::function<ExitCode()>;
 void add_codebook(CLI::App& app, Command& command);
 void add_pack_kv(CLI::App& app, Command& command);
 void add_unpack_kv(CLI::App& app, Command& command);
+void add_pack_weights(CLI::App& app, Command& command);
+void add_merge_shards(CLI::App& app, Command& command);
 void add_unpack_weights(CLI::App& app, Command& command);
 void add_inspect(CLI::App& app, Command& command);
 void add_verify(CLI::App& app, Command& command);

@@ -11,7 +11,7 @@
 namespace tq {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using Json = nlohmann::json;  // sorted: looking up a key of an ordered_json takes time linear in their number
 
 constexpr int kTqVersion = 1;  // of the object under "tq"
 

@@ -10,6 +10,7 @@
 
 #include "lib/convert.h"
 #include "lib/error.h"
+#include "lib/pack/pack_record.h"
 
 namespace tq {
 namespace {
@@ -36,15 +37,6 @@ std::vector<std::string> list_files(const std::string& dir) {
   }
   if (error) throw Error(fmt::format("{}: cannot be listed: {}", dir, error.message()));
   std::sort(names.begin(), names.end());
-  return names;
-}
-
-/// Files beside the weights: tokenizer, generation settings, templates, code, licence.
-std::vector<std::string> list_companions(const std::string& dir) {
-  std::vector<std::string> names = list_files(dir);
-  std::erase_if(names, [](const std::string& name) {
-    return is_weights_file(name) || name.starts_with('.') || name.ends_with(".tq-partial") || name.ends_with(".journal");
-  });
   return names;
 }
 

@@ -233,7 +233,7 @@ WeightGateReport judge_tensors(const std::vector<WeightTensorReport>& tensors, s
   return gate;
 }
 
-std::vector<WeightGateReport> judge_weights(const std::vector<WeightTensorReport>& tensors, const WeightGateOptions& options) {
+std::vector<WeightGateReport> judge_report(const std::vector<WeightTensorReport>& tensors, const WeightGateOptions& options) {
   std::vector<WeightGateReport> gates;
   WeightGateReport kept;
   kept.name = "kept";
@@ -325,7 +325,7 @@ VerifyWeightsReport verify_weights(const WeightReader& packed, const WeightReade
     energy += pair.stats.x_energy();
   }
   if (energy > 0) report.relative_mse = error / energy;
-  report.gates = judge_weights(report.tensors, options.gates);
+  report.gates = judge_report(report.tensors, options.gates);
   report.verdict = overall(report.gates);
   return report;
 }

@@ -14,13 +14,9 @@
 #include "lib/measure/error_stats.h"
 #include "lib/pack/weight_reader.h"
 #include "lib/verify/report.h"
+#include "lib/verify/weight_gates.h"
 
 namespace tq {
-
-struct WeightGateOptions {
-  std::optional<double> max_rel_mse;        ///< largest relative MSE of a quantized tensor
-  std::optional<double> max_rel_mse_ratio;  ///< largest relative MSE over D of its codebook
-};
 
 struct VerifyWeightsOptions {
   WeightGateOptions gates;
