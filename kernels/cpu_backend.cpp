@@ -52,7 +52,7 @@ class CpuBackend final : public Backend {
   std::int64_t encode(const Codec& codec, DType dtype, const void* rows, std::int64_t count, std::uint8_t* codes,
                       float* norms) const override {
     const Scheme& scheme = codec.scheme();
-    return target_.encode({codec.rotation().view(), &codec.codebook(), {scheme.norm, scheme.norm_dtype == DType::kF16},
+    return target_.encode({codec.rotation().view(), &codec.codebook(), {scheme.norm, scheme.norm_dtype == DType::kF16, codec.divides_first()},
                            dtype, static_cast<const std::uint8_t*>(rows), count, codes, norms});
   }
 
