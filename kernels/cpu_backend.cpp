@@ -59,8 +59,8 @@ class CpuBackend final : public Backend {
                       float* norms) const override {
     const Scheme& scheme = codec.scheme();
     const EncodeArgs args{codec.rotation().view(), &codec.codebook(),
-                          {scheme.norm, scheme.norm_dtype == DType::kF16}, dtype,
-                          static_cast<const std::uint8_t*>(rows), count, codes, norms};
+                          {scheme.norm, scheme.norm_dtype == DType::kF16, codec.divides_first()},
+                          dtype, static_cast<const std::uint8_t*>(rows), count, codes, norms};
     if (codec.effort() == 0) return target_.encode(args);
     return target_.search(args, math::make_scale_search(codec.codebook(), codec.effort()));
   }

@@ -79,7 +79,7 @@ class CudaBackend final : public Backend {
       codes_.reserve(here * scheme.code_bytes());
       norms_.reserve(here * kFloatBytes);
       forget_refused();
-      cuda::encode_rows({rotation, &codec.codebook(), {scheme.norm, scheme.norm_dtype == DType::kF16}, dtype,
+      cuda::encode_rows({rotation, &codec.codebook(), {scheme.norm, scheme.norm_dtype == DType::kF16, codec.divides_first()}, dtype,
                          rows_.as<std::uint8_t>(), here, codes_.as<std::uint8_t>(), norms_.as<float>()},
                         refused_.as<unsigned long long>());
       const std::int64_t refused = wait_for_refused("encoding");
