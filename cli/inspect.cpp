@@ -5,7 +5,6 @@
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <regex>
 
 #include "cli/command.h"
 #include "cli/inspect_weights.h"
@@ -137,18 +136,19 @@ ExitCode inspect_dump(const Options& options) {
   return ExitCode::kDone;
 }
 
-/// True if any tensor is named as those of a KV dump are; the dump's own reader then says what is wrong with the rest.
+/// True if any tensor is named like those of a KV dump: the dump's own reader then says what is wrong with it.
 bool looks_like_dump(const SafetensorsFile& file) {
-  static const std::regex kName(R"(([kvq]\.\d+)|(layers\.\d+\.(key|value|query)))");
-  return file.tensors().empty() || std::any_of(file.tensors().begin(), file.tensors().end(), [](const TensorInfo& tensor) {
-    return tensor.name.size() < 64 && std::regex_match(tensor.name, kName);
-  });
+  const auto is_kv_name = [](const TensorInfo& tensor) {
+    const std::string& name = tensor.name;
+    if (name.size() > 1 && name[1] == '.' && (name[0] == 'k' || name[0] == 'v' || name[0] == 'q')) return true;
+    return name.starts_with("layers.") && (name.ends_with(".key") || name.ends_with(".value") || name.ends_with(".query"));
+  };
+  return file.tensors().empty() || std::any_of(file.tensors().begin(), file.tensors().end(), is_kv_name);
 }
 
 ExitCode run(const Options& options) {
   std::error_code ignored;
-  if (!std::filesystem::is_regular_file(options.input, ignored) &&
-      (std::filesystem::is_directory(options.input, ignored) || !std::filesystem::exists(options.input, ignored))) {
+  if (std::filesystem::is_directory(options.input, ignored)) {
     return inspect_weights(options.input, false, options.threads.threads, options.json);
   }
   const SafetensorsFile file = SafetensorsFile::open(options.input);
@@ -163,7 +163,7 @@ void add_inspect(CLI::App& app, Command& command) {
   auto options = std::make_shared<Options>();
   CLI::App* sub = app.add_subcommand("inspect", "show what is in a .tq3 file, a KV dump, a checkpoint or any safetensors file, and check its hashes");
   sub->footer("Examples: tq inspect cache.tq3\n          tq inspect ./model-tq3");
-  sub->add_option("FILE", options->input, "a .tq3 KV file, a KV dump, a checkpoint's directory (plain or native TQ3) or hub id, or any safetensors file")->required();
+  sub->add_option("FILE", options->input, "a .tq3 KV file, a KV dump, a checkpoint's directory (plain or native TQ3), or any safetensors file")->required();
   sub->add_flag("--json", options->json, "print JSON");
   options->threads.declare(*sub);
   sub->callback([options, &command] { command = [options] { return run(*options); }; });

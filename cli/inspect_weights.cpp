@@ -103,7 +103,7 @@ std::string describe_format(const WeightReader& reader) {
 ExitCode inspect_weights(const std::string& path, bool is_file, int threads, bool json) {
   const auto backend = make_cpu_backend();
   const WeightReader reader =
-      is_file ? WeightReader::open_file(path, *backend) : WeightReader::open(find_model_dir(path), *backend);
+      is_file ? WeightReader::open_file(path, *backend) : WeightReader::open(path, *backend);
   reader.check_hashes(threads);
   const WeightSummary summary = summarize_checkpoint(reader);
   if (json) {

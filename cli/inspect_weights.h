@@ -7,7 +7,7 @@
 
 namespace tq::cli {
 
-/// `path`: a directory or a hub id; with `is_file` a safetensors file.
+/// `path`: a directory; with `is_file` a safetensors file.
 ExitCode inspect_weights(const std::string& path, bool is_file, int threads, bool json);
 
 }  // namespace tq::cli
