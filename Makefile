@@ -8,7 +8,7 @@ FUZZ_SECONDS ?= 300
 
 # Everything that the build and the tests need, by its Debian and Ubuntu name. Optional: a CUDA toolkit.
 PACKAGES := g++ make cmake ninja-build ccache python3 libcli11-dev libfmt-dev libeigen3-dev libboost-math-dev \
-            doctest-dev nlohmann-json3-dev libxxhash-dev
+            doctest-dev nlohmann-json3-dev libxxhash-dev libpcre2-dev libutf8proc-dev
 
 .PHONY: demo test build deps fuzz format clean
 
