@@ -29,7 +29,20 @@ double yarn_channel(const RopeConfig& c, double rotations) {
          (2.0 * std::log(c.theta));
 }
 
-void scale_yarn(const RopeConfig& c, std::vector<float>& inv_freq) {
+// What follows is float32 in the order of published implementations: at position 2000 the last bit of
+// a frequency is 1e-4 of an angle.
+
+/// turns[i] = theta ^ (2i / dims): positions a radian, of channel pair i.
+std::vector<float> positions_per_radian(double theta, int dims) {
+  std::vector<float> turns(static_cast<std::size_t>(dims) / 2);
+  for (std::size_t i = 0; i < turns.size(); ++i) {
+    const float exponent = static_cast<float>(2 * i) / static_cast<float>(dims);
+    turns[i] = static_cast<float>(std::pow(static_cast<double>(static_cast<float>(theta)), static_cast<double>(exponent)));
+  }
+  return turns;
+}
+
+std::vector<float> yarn_frequencies(const RopeConfig& c, const std::vector<float>& turns) {
   double low = yarn_channel(c, c.beta_fast);
   double high = yarn_channel(c, c.beta_slow);
   if (c.truncate) {
@@ -39,50 +52,54 @@ void scale_yarn(const RopeConfig& c, std::vector<float>& inv_freq) {
   low = std::max(low, 0.0);
   high = std::min(high, static_cast<double>(c.dims - 1));
   if (low == high) high += 0.001;
-  for (std::size_t i = 0; i < inv_freq.size(); ++i) {
-    const double ramp = std::clamp((static_cast<double>(i) - low) / (high - low), 0.0, 1.0);
-    inv_freq[i] = static_cast<float>(inv_freq[i] / c.factor * ramp + inv_freq[i] * (1.0 - ramp));
+  const auto factor = static_cast<float>(c.factor);
+  std::vector<float> inv_freq;
+  for (const float turn : turns) {
+    const float place = (static_cast<float>(inv_freq.size()) - static_cast<float>(low)) / static_cast<float>(high - low);
+    const float kept = 1.0f - std::clamp(place, 0.0f, 1.0f);
+    inv_freq.push_back(1.0f / (factor * turn) * (1.0f - kept) + 1.0f / turn * kept);
   }
+  return inv_freq;
 }
 
-void scale_llama3(const RopeConfig& c, std::vector<float>& inv_freq) {
-  const auto context = static_cast<double>(c.original_context);
-  for (float& f : inv_freq) {
-    const double wavelength = 2.0 * std::numbers::pi / f;
-    if (wavelength < context / c.high_freq_factor) continue;
-    if (wavelength > context / c.low_freq_factor) {
-      f = static_cast<float>(f / c.factor);
-      continue;
-    }
-    const double smooth = (context / wavelength - c.low_freq_factor) / (c.high_freq_factor - c.low_freq_factor);
-    f = static_cast<float>((1.0 - smooth) * f / c.factor + smooth * f);
-  }
+float llama3_frequency(const RopeConfig& c, float f) {
+  const auto context = static_cast<float>(c.original_context);
+  const auto factor = static_cast<float>(c.factor);
+  const auto low = static_cast<float>(c.low_freq_factor), high = static_cast<float>(c.high_freq_factor);
+  const float wavelength = 2.0f * std::numbers::pi_v<float> / f;
+  if (wavelength < context / high) return f;
+  if (wavelength > context / low) return f / factor;
+  const float smooth = (context / wavelength - low) / (high - low);
+  return (1.0f - smooth) * f / factor + smooth * f;
+}
+
+double dynamic_theta(const RopeConfig& c, std::int64_t tokens) {
+  const auto context = static_cast<double>(c.context);
+  const double length = std::max(static_cast<double>(tokens), context);
+  return c.theta * std::pow(c.factor * length / context - (c.factor - 1.0), c.dims / (c.dims - 2.0));
 }
 
 }  // namespace
 
 std::vector<float> rope_frequencies(const RopeConfig& c, std::int64_t tokens, double& attention_factor) {
   attention_factor = 1.0;
-  double theta = c.theta;
-  if (c.kind == RopeKind::kDynamic) {
-    const auto context = static_cast<double>(c.context);
-    const double length = std::max(static_cast<double>(tokens), context);
-    theta *= std::pow(c.factor * length / context - (c.factor - 1.0), c.dims / (c.dims - 2.0));
-  }
-  const bool beyond = tokens > c.original_context;
-  std::vector<float> inv_freq(static_cast<std::size_t>(c.dims) / 2);
-  for (std::size_t i = 0; i < inv_freq.size(); ++i) {
-    double turn = std::pow(theta, 2.0 * static_cast<double>(i) / c.dims);
-    if (c.kind == RopeKind::kLongRope) turn *= beyond ? c.long_factor[i] : c.short_factor[i];
-    if (c.kind == RopeKind::kLinear) turn *= c.factor;
-    inv_freq[i] = static_cast<float>(1.0 / turn);
-  }
+  const double theta = c.kind == RopeKind::kDynamic ? dynamic_theta(c, tokens) : c.theta;
+  std::vector<float> turns = positions_per_radian(theta, c.dims);
   if (c.kind == RopeKind::kYarn) {
-    scale_yarn(c, inv_freq);
     attention_factor = yarn_attention_factor(c);
+    return yarn_frequencies(c, turns);
   }
-  if (c.kind == RopeKind::kLongRope) attention_factor = longrope_attention_factor(c);
-  if (c.kind == RopeKind::kLlama3) scale_llama3(c, inv_freq);
+  if (c.kind == RopeKind::kLongRope) {
+    attention_factor = longrope_attention_factor(c);
+    const std::vector<double>& factors = tokens > c.original_context ? c.long_factor : c.short_factor;
+    for (std::size_t i = 0; i < turns.size(); ++i) turns[i] *= static_cast<float>(factors[i]);
+  }
+  std::vector<float> inv_freq;
+  for (const float turn : turns) inv_freq.push_back(1.0f / turn);
+  for (float& f : inv_freq) {
+    if (c.kind == RopeKind::kLinear) f /= static_cast<float>(c.factor);
+    if (c.kind == RopeKind::kLlama3) f = llama3_frequency(c, f);
+  }
   return inv_freq;
 }
 
@@ -96,8 +113,8 @@ RopeTable make_rope_table(const RopeConfig& config, std::int64_t tokens) {
   for (std::int64_t t = 0; t < tokens; ++t) {
     for (const float f : inv_freq) {
       const float angle = static_cast<float>(t) * f;
-      table.cos.push_back(static_cast<float>(std::cos(static_cast<double>(angle)) * factor));
-      table.sin.push_back(static_cast<float>(std::sin(static_cast<double>(angle)) * factor));
+      table.cos.push_back(static_cast<float>(std::cos(static_cast<double>(angle))) * static_cast<float>(factor));
+      table.sin.push_back(static_cast<float>(std::sin(static_cast<double>(angle))) * static_cast<float>(factor));
     }
   }
   return table;
