@@ -13,7 +13,7 @@
 namespace {
 
 constexpr const char* kDescription =
-    "tq compresses KV caches with TurboQuant and proves what that cost.\n"
+    "tq compresses KV caches and model weights with TurboQuant and proves what that cost.\n"
     "Results go to stdout, progress and messages to stderr.\n"
     "The environment variable TQ_CPU forces a CPU target (scalar, simd128, avx2, avx512); no byte depends on it.\n"
     "Exit codes: 0 done, every gate passed; 1 a gate failed; 2 wrong usage; 3 could not be done or measured.";
@@ -68,6 +68,9 @@ int main(int argc, char** argv) {
   tq::cli::add_codebook(app, command);
   tq::cli::add_pack_kv(app, command);
   tq::cli::add_unpack_kv(app, command);
+  tq::cli::add_pack_weights(app, command);
+  tq::cli::add_merge_shards(app, command);
+  tq::cli::add_unpack_weights(app, command);
   tq::cli::add_inspect(app, command);
   tq::cli::add_verify(app, command);
   tq::cli::add_capture(app, command);

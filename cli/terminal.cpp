@@ -65,11 +65,21 @@ Progress ProgressBar::callback() {
   };
 }
 
+void ProgressBar::set_note(const std::string& name, std::uint64_t done, std::uint64_t total) {
+  if (!shown_) return;
+  const std::lock_guard lock(mutex_);
+  note_ = fmt::format("  {} {:.0f} %", name, 100.0 * static_cast<double>(done) / static_cast<double>(std::max<std::uint64_t>(total, 1)));
+}
+
 std::string ProgressBar::describe_rate() const {
   const double seconds = seconds_since(start_);
   const double rate = static_cast<double>(done_.load()) / std::max(seconds, 1e-9);
-  return unit_ == Unit::kBytes ? fmt::format("{:.2f} s, {}/s", seconds, format_bytes(static_cast<std::uint64_t>(rate)))
-                               : fmt::format("{:.2f} s, {:.1f} heads/s", seconds, rate);
+  switch (unit_) {
+    case Unit::kBytes: return fmt::format("{:.2f} s, {}/s", seconds, format_bytes(static_cast<std::uint64_t>(rate)));
+    case Unit::kValues: return fmt::format("{:.2f} s, {:.1f} M values/s", seconds, rate * 1e-6);
+    case Unit::kHeads: break;
+  }
+  return fmt::format("{:.2f} s, {:.1f} heads/s", seconds, rate);
 }
 
 void ProgressBar::draw() {
@@ -80,8 +90,8 @@ void ProgressBar::draw() {
   const double share = std::min(1.0, static_cast<double>(done_.load()) / static_cast<double>(std::max<std::uint64_t>(total_, 1)));
   const double left = share > 0 ? seconds_since(start_) * (1.0 - share) / share : 0.0;
   const auto filled = static_cast<std::size_t>(share * kBarWidth);
-  std::fputs(fmt::format("\r\033[K{} [{}{}] {:3.0f} %  {}  {:.0f} s left", label_, std::string(filled, '#'),
-                         std::string(kBarWidth - filled, '.'), 100.0 * share, describe_rate(), left).c_str(), stderr);
+  std::fputs(fmt::format("\r\033[K{} [{}{}] {:3.0f} %  {}  {:.0f} s left{}", label_, std::string(filled, '#'),
+                         std::string(kBarWidth - filled, '.'), 100.0 * share, describe_rate(), left, note_).c_str(), stderr);
   std::fflush(stderr);
 }
 

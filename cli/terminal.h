@@ -19,7 +19,7 @@ std::string format_count(std::uint64_t count);
 
 class ProgressBar {
  public:
-  enum class Unit { kBytes, kHeads };
+  enum class Unit { kBytes, kHeads, kValues };
   ProgressBar(std::string label, std::uint64_t total, Unit unit, bool quiet);
   /// Clears the bar.
   ~ProgressBar();
@@ -28,6 +28,8 @@ class ProgressBar {
 
   /// Give this to a pipeline; it refers to the bar.
   Progress callback();
+  /// Shows a name beside the bar, and how far it is: done of total.
+  void set_note(const std::string& name, std::uint64_t done, std::uint64_t total);
   /// Clears the bar for good. "1.2 s, 345 MB/s": the time since it was made, and the rate.
   std::string finish();
 
@@ -36,6 +38,7 @@ class ProgressBar {
   std::string describe_rate() const;
 
   std::string label_;
+  std::string note_;
   std::uint64_t total_;
   Unit unit_;
   bool shown_;

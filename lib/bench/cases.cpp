@@ -17,8 +17,9 @@ std::string_view name_of(Operation operation) {
 }
 
 std::string describe(const Case& item) {
-  return fmt::format("{}, dim {}, {} bits, {}", name_of(item.operation), item.dim, item.bits,
-                     name_of(item.dtype));
+  return fmt::format("{}, dim {}, {} bits, {}{}", name_of(item.operation), item.dim, item.bits,
+                     name_of(item.dtype),
+                     item.effort == 0 ? "" : fmt::format(", effort {}", item.effort));
 }
 
 CaseAxes bench_axes() {
@@ -40,8 +41,14 @@ std::vector<Case> list_cases(const CaseAxes& axes) {
   for (const int dim : axes.dims) {
     for (const DType dtype : axes.dtypes) {
       for (const int bits : axes.bits) {
-        for (const Operation operation : axes.operations)
-          cases.push_back({operation, dim, bits, dtype});
+        for (const Operation operation : axes.operations) {
+          if (operation != Operation::kEncode) {
+            cases.push_back({operation, dim, bits, dtype});
+            continue;
+          }
+          for (const int effort : axes.efforts)
+            cases.push_back({operation, dim, bits, dtype, effort});
+        }
       }
     }
   }

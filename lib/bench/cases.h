@@ -24,11 +24,12 @@ struct Case {
   int dim;      ///< elements of a row, 8..1024
   int bits;     ///< bits of a code, 1..8
   DType dtype;  ///< of the rows: F32, F16 or BF16
+  int effort = 0;  ///< of the encoder, 0..3; 1..3 code with least-squares norms (Codec::with_effort())
 
   bool operator==(const Case&) const = default;
 };
 
-/// "encode, dim 128, 3 bits, BF16".
+/// "encode, dim 128, 3 bits, BF16", and ", effort 2" where it is not 0.
 std::string describe(const Case& item);
 
 /// What a list of cases is the product of.
@@ -37,6 +38,7 @@ struct CaseAxes {
   std::vector<int> dims;
   std::vector<int> bits;
   std::vector<DType> dtypes;
+  std::vector<int> efforts = {0};  ///< of encode; what follows an encoder is listed once, at effort 0
 };
 
 /// The head dims and widths of KV caches, BF16, every operation.
@@ -46,7 +48,7 @@ CaseAxes bench_axes();
 /// dim, rows of codes that end within a byte; every width and dtype; encode and decode.
 CaseAxes parity_axes();
 
-/// The product. The dim varies slowest, then dtype, bits, operation: neighbours share their rows
+/// The product. The dim varies slowest, then dtype, bits, operation, effort: neighbours share their rows
 /// and their codec.
 std::vector<Case> list_cases(const CaseAxes& axes);
 

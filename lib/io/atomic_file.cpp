@@ -10,7 +10,6 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
-#include <limits>
 #include <random>
 
 #include "lib/error.h"
@@ -69,33 +68,6 @@ void refuse_unusable_target(const std::string& path, bool overwrite) {
   }
 }
 
-bool is_unsupported(int error) { return error == EINVAL || error == ENOSYS || error == EOPNOTSUPP; }
-
-// Renames and leaves an existing target alone. Returns 0 or an errno value.
-int rename_without_replacing(const char* from, const char* to) {
-  if (::renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE) == 0) return 0;
-  if (!is_unsupported(errno)) return errno;
-  if (::link(from, to) == 0) {
-    ::unlink(from);
-    return 0;
-  }
-  if (errno != EPERM && !is_unsupported(errno)) return errno;
-  // Some network and FAT file systems have neither; what is left is to look first.
-  struct stat status {};
-  if (::lstat(to, &status) == 0) return EEXIST;
-  return ::rename(from, to) == 0 ? 0 : errno;
-}
-
-void sync_directory(const std::string& path, const std::filesystem::path& directory) {
-  const FileDescriptor fd(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  // A directory that may be written but not read cannot be opened, and some file systems cannot
-  // sync one.
-  if (fd.get() < 0 || ::fsync(fd.get()) == 0 || is_unsupported(errno)) return;
-  throw Error(
-      fmt::format("{}: is written whole, but its directory entry may not survive a power cut: {}",
-                  path, describe_errno(errno)));
-}
-
 }  // namespace
 
 AtomicFile AtomicFile::open(const std::string& path, bool overwrite) {
@@ -109,20 +81,21 @@ AtomicFile::AtomicFile(std::string path, bool overwrite)
                            ::getpid(), std::random_device()());
   // First into the registry, then onto the disk: a signal between the two leaves nothing behind.
   slot_ = register_temporary(temporary_);
-  fd_ = FileDescriptor(::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
-  if (fd_.get() < 0) {
+  FileDescriptor fd(::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
+  if (fd.get() < 0) {
     const int error = errno;
     unregister_temporary(slot_);
     throw Error(
         fmt::format("{}: cannot be created: {}; choose an existing directory that you may write to",
                     path_, describe_errno(error)));
   }
+  file_ = OutputFile(std::move(fd), path_, "nothing is kept");
 }
 
 AtomicFile::AtomicFile(AtomicFile&& other) noexcept
     : path_(std::move(other.path_)),
       temporary_(std::exchange(other.temporary_, {})),
-      fd_(std::move(other.fd_)),
+      file_(std::move(other.file_)),
       overwrite_(other.overwrite_),
       slot_(std::exchange(other.slot_, -1)) {}
 
@@ -132,51 +105,19 @@ AtomicFile::~AtomicFile() {
   unregister_temporary(slot_);
 }
 
-void AtomicFile::reserve(std::uint64_t bytes) {
-  if (bytes > static_cast<std::uint64_t>(std::numeric_limits<off_t>::max())) {
-    throw Error(fmt::format("{}: {} bytes are more than a file can hold", path_, bytes));
-  }
-  const off_t length = static_cast<off_t>(bytes);
-  int result = 0;
-  do {
-    result = length == 0 ? 0 : ::fallocate(fd_.get(), 0, 0, length);
-  } while (result != 0 && errno == EINTR);
-  if (result != 0 && is_unsupported(errno)) result = ::ftruncate(fd_.get(), length);
-  if (result != 0) {
-    throw Error(
-        fmt::format("{}: there is no room for {} bytes: {}", path_, bytes, describe_errno(errno)));
-  }
-}
+void AtomicFile::reserve(std::uint64_t bytes) { file_.reserve(bytes); }
 
-void AtomicFile::write(std::uint64_t offset, std::span<const std::byte> data) {
-  constexpr auto kMost = static_cast<std::uint64_t>(std::numeric_limits<off_t>::max());
-  if (offset > kMost || data.size() > kMost - offset) {
-    throw Error(fmt::format("{}: byte offset {} is beyond what a file can hold", path_, offset));
-  }
-  while (!data.empty()) {
-    const ssize_t put = ::pwrite(fd_.get(), data.data(), data.size(), static_cast<off_t>(offset));
-    if (put < 0 && errno == EINTR) continue;
-    if (put <= 0) {
-      throw Error(fmt::format("{}: cannot be written at byte offset {}: {}; nothing is kept", path_,
-                              offset, describe_errno(put < 0 ? errno : EIO)));
-    }
-    data = data.subspan(static_cast<std::size_t>(put));
-    offset += static_cast<std::uint64_t>(put);
-  }
-}
+void AtomicFile::write(std::uint64_t offset, std::span<const std::byte> data) { file_.write(offset, data); }
 
 void AtomicFile::commit() {
   if (temporary_.empty()) throw Error(fmt::format("{}: was committed already", path_));
-  if (::fsync(fd_.get()) != 0) {
-    throw Error(fmt::format("{}: cannot be made durable: {}; nothing is kept", path_,
-                            describe_errno(errno)));
-  }
+  file_.sync();
   rename_to_target();
   const std::filesystem::path directory = std::filesystem::path(temporary_).parent_path();
   unregister_temporary(slot_);
   temporary_.clear();
-  fd_ = FileDescriptor();
-  sync_directory(path_, directory);
+  file_ = OutputFile();
+  sync_directory(path_, directory.string());
 }
 
 void AtomicFile::rename_to_target() {

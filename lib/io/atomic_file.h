@@ -9,7 +9,7 @@
 #include <span>
 #include <string>
 
-#include "lib/io/file.h"
+#include "lib/io/output_file.h"
 
 namespace tq {
 
@@ -33,14 +33,8 @@ class AtomicFile {
   /// The target, as given to open().
   const std::string& path() const { return path_; }
 
-  /// Makes the file `bytes` long and, where the file system can, reserves the space, so that a full
-  /// disk or a file size limit is an Error now and not after hours.
+  /// As OutputFile::reserve() and write().
   void reserve(std::uint64_t bytes);
-
-  /// Writes all of `data` at `offset` (bytes from the start), growing the file as needed.
-  /// Thread-safe for ranges that do not overlap. Error with file and byte offset when the disk is
-  /// full or a limit is reached. (For RLIMIT_FSIZE the process must ignore SIGXFSZ, or the signal
-  /// ends it first.)
   void write(std::uint64_t offset, std::span<const std::byte> data);
 
   /// fsync, rename to the target, fsync of the directory. Without `overwrite` a target that has
@@ -54,7 +48,7 @@ class AtomicFile {
 
   std::string path_;
   std::string temporary_;  // absolute; empty once there is nothing to remove
-  FileDescriptor fd_;
+  OutputFile file_;
   bool overwrite_;
   int slot_ = -1;  // in the registry of temporaries
 };

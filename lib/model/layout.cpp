@@ -25,6 +25,7 @@ class Planner {
     ModelLayout out;
     prefix_ = find_prefix();
     out.embedding = &require(prefix_ + "embed_tokens.weight", {config_.vocab, config_.hidden});
+    bytes_ = 0;  // of the layers alone: of the embedding, a prompt's rows are read
     for (std::size_t i = 0; i < config_.layers.size(); ++i) {
       layer_prefix_ = fmt::format("{}layers.{}.", prefix_, i);
       out.layers.push_back(plan_layer(config_.layers[i]));
@@ -67,17 +68,11 @@ class Planner {
       throw Error(fmt::format("{}: tensor {}: its shape is [{}], and config.json makes it [{}]", dir_, quote_name(name),
                               fmt::join(tensor->shape, ", "), fmt::join(shape, ", ")));
     }
-    const bool plain = tensor->dtype == DType::kF32 || tensor->dtype == DType::kF16 || tensor->dtype == DType::kBf16;
-    if (tensor->bits == 0 && !plain) {
+    if (!tensor->is_readable()) {
       throw Error(fmt::format("{}: tensor {} is stored as {}, which tq cannot run; use the checkpoint in BF16, F16 or F32",
                               dir_, quote_name(name), name_of(tensor->dtype)));
     }
-    if (used_.insert(tensor).second) {
-      std::int64_t elements = 1;
-      for (const std::int64_t size : shape) elements *= size;
-      const auto bits = static_cast<std::uint64_t>(tensor->bits > 0 ? tensor->bits : 8 * static_cast<int>(size_of(tensor->dtype)));
-      bytes_ += static_cast<std::uint64_t>(elements) * bits / 8;
-    }
+    if (used_.insert(tensor).second) bytes_ += tensor->stored_bytes;
     return *tensor;
   }
 

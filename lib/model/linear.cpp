@@ -64,8 +64,8 @@ void run_transposed(const WeightReader& reader, const Piece& piece, std::vector<
 }
 
 std::uint64_t stored_bytes(const WeightTensor& tensor, std::int64_t elements) {
-  const std::uint64_t bits = tensor.bits > 0 ? static_cast<std::uint64_t>(tensor.bits) : 8 * size_of(tensor.dtype);
-  return static_cast<std::uint64_t>(elements) * bits / 8;
+  return static_cast<std::uint64_t>(static_cast<double>(tensor.stored_bytes) * static_cast<double>(elements) /
+                                    static_cast<double>(tensor.values()));
 }
 
 }  // namespace

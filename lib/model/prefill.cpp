@@ -66,15 +66,16 @@ void run_layer(const LayerInput& in, const RopeTable& rope, const PrefillOptions
 
 }  // namespace
 
-Model::Model(std::string dir, ModelConfig config, WeightReader reader)
-    : dir_(std::move(dir)), config_(std::move(config)), reader_(std::move(reader)) {
+Model::Model(std::string dir, ModelConfig config, std::unique_ptr<Backend> backend)
+    : dir_(std::move(dir)), config_(std::move(config)), backend_(std::move(backend)),
+      reader_(WeightReader::open(dir_, *backend_)) {
   layout_ = plan_layout(config_, reader_, dir_);
 }
 
 Model Model::open(const std::string& model) {
   const std::string dir = find_model_dir(model);
   ModelConfig config = read_model_config(dir);
-  return Model(dir, std::move(config), WeightReader::open(dir));
+  return Model(dir, std::move(config), make_cpu_backend());
 }
 
 void check_tokens(const Model& model, std::span<const std::int32_t> ids) {

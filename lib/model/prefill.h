@@ -7,11 +7,13 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "lib/backend.h"
 #include "lib/model/config.h"
 #include "lib/model/layout.h"
 #include "lib/parallel.h"
@@ -19,7 +21,8 @@
 
 namespace tq {
 
-/// A model's directory, proved complete: every tensor is there and has its shape. Move-only.
+/// A model's directory, proved complete: every tensor is there and has its shape. Weights may be BF16, F16, F32 or native
+/// TQ3. Move-only.
 class Model {
  public:
   /// `model` is a directory, or a hub id in the local cache (find_model_dir). Errors as
@@ -32,10 +35,11 @@ class Model {
   const WeightReader& reader() const { return reader_; }
 
  private:
-  Model(std::string dir, ModelConfig config, WeightReader reader);
+  Model(std::string dir, ModelConfig config, std::unique_ptr<Backend> backend);
 
   std::string dir_;
   ModelConfig config_;
+  std::unique_ptr<Backend> backend_;  // decodes TQ3 weights
   WeightReader reader_;
   ModelLayout layout_;
 };

@@ -1,0 +1,169 @@
+#include "lib/pack/finish_weights.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "lib/error.h"
+#include "lib/io/atomic_file.h"
+#include "lib/io/staged_file.h"
+#include "lib/io/write_point.h"
+
+namespace tq {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::size_t kCopyBytes = std::size_t{1} << 20;
+const std::string kNoHash(16, '0');
+
+std::string join_path(const std::string& dir, std::string_view name) { return (fs::path(dir) / name).string(); }
+
+void write_text(const std::string& path, const std::string& text) {
+  AtomicFile file = AtomicFile::open(path, true);
+  file.reserve(text.size());
+  file.write(0, std::as_bytes(std::span(text)));
+  file.commit();
+}
+
+void copy_file(const std::string& from, const std::string& to) {
+  const InputFile source = InputFile::open(from);
+  AtomicFile file = AtomicFile::open(to, true);
+  file.reserve(source.size());
+  std::vector<std::byte> buffer(std::min<std::uint64_t>(source.size(), kCopyBytes));
+  for (std::uint64_t done = 0; done < source.size();) {
+    const std::span<std::byte> part(buffer.data(), std::min<std::uint64_t>(buffer.size(), source.size() - done));
+    source.read(done, part);
+    file.write(done, part);
+    done += part.size();
+  }
+  file.commit();
+}
+
+void remove_file(const fs::path& path) {
+  std::error_code error;
+  if (fs::remove(path, error); error) throw Error(fmt::format("{}: cannot be deleted: {}", path.string(), error.message()));
+}
+
+/// An earlier result, the file that makes it a model first. What this run has put in place already stays.
+void remove_earlier_result(const std::string& dir, const WeightPlan& plan) {
+  for (const std::string_view name : {kModelConfigName, kIndexName, kTq3ConfigName}) remove_file(fs::path(dir) / name);
+  std::set<std::string> in_place;
+  for (const WeightShard& shard : plan.shards) {
+    if (!StagedFile::find(join_path(dir, shard.name))) in_place.insert(shard.name);
+  }
+  std::vector<fs::path> old;
+  for (const fs::directory_entry& entry : fs::directory_iterator(dir)) {
+    const std::string name = entry.path().filename().string();
+    if (name.ends_with(".safetensors") && !in_place.contains(name)) old.push_back(entry.path());
+  }
+  for (const fs::path& path : old) remove_file(path);
+  pass_write_point("earlier-result-removed");
+}
+
+/// Left by a run that was given up for this one.
+void remove_strays(const std::string& dir) {
+  std::vector<fs::path> strays;
+  for (const fs::directory_entry& entry : fs::directory_iterator(dir)) {
+    if (entry.path().filename().string().ends_with(fmt::format(".safetensors{}", kPartialSuffix))) strays.push_back(entry.path());
+  }
+  for (const fs::path& path : strays) remove_file(path);
+}
+
+/// The id on the hub, or the name of the directory: where it lies on this machine is nobody's business.
+std::string name_model(const std::string& model, const std::string& source_dir) {
+  std::error_code ignored;
+  if (!fs::is_directory(model, ignored)) return model;
+  return fs::path(source_dir).filename().string();
+}
+
+}  // namespace
+
+std::optional<std::string> make_model_config(const std::string& source_dir) {
+  const std::string path = join_path(source_dir, kModelConfigName);
+  std::error_code ignored;
+  if (!fs::exists(path, ignored)) return std::nullopt;
+  std::string text = read_text_file(path);
+  nlohmann::ordered_json json = nlohmann::ordered_json::parse(text, nullptr, false);
+  if (!json.is_object()) throw Error(fmt::format("{}: is no JSON object in UTF-8; get it again", path));
+  if (!json.contains("quantization_config")) return text;
+  json.erase("quantization_config");
+  return json.dump(2) + "\n";
+}
+
+std::optional<std::string> make_index(const WeightPlan& plan) {
+  if (plan.shards.size() <= 1) return std::nullopt;
+  nlohmann::json json;
+  json["metadata"]["total_size"] = plan.tensor_bytes;
+  nlohmann::json& map = json["weight_map"];
+  for (const auto& [name, shard] : plan.weight_map) map[name] = plan.shards[static_cast<std::size_t>(shard)].name;
+  return json.dump(2) + "\n";
+}
+
+std::string make_tq3_config(const WeightPlan& plan, const PackRun& run, const WeightRecords& records) {
+  Tq3Config config;
+  config.bits = plan.options.bits;
+  config.group_size = plan.options.group_size;
+  config.original_model = name_model(run.model, run.source_dir);
+  config.sensitive_bits = plan.options.sensitive_bits;
+  if (config.sensitive_bits != 0) config.sensitive_patterns = sensitive_patterns_of(plan.options);
+  config.by_tq = true;
+  config.tool = "tq " TQ_VERSION;
+  config.effort = plan.options.effort;
+  config.fingerprint = hash_fingerprint(run.fingerprint);
+  for (std::size_t i = 0; i < plan.items.size(); ++i) {
+    const WeightItem& item = plan.items[i];
+    const WeightRecord record = records[i].value_or(WeightRecord{kNoHash, kNoHash, {}});
+    const TensorInfo& info = *item.source->info;
+    if (item.is_quantized()) {
+      config.schemes.emplace(item.bits(), item.codec->scheme());
+      config.quantized[info.name] = {item.bits(), info.dtype, info.shape, record.data_hash, record.norms_hash};
+    } else {
+      config.kept[info.name] = {info.dtype, record.data_hash};
+    }
+  }
+  return format_tq3_config(config);
+}
+
+std::vector<OutputSize> list_output(const Checkpoint& source, const WeightPlan& plan, const PackRun& run) {
+  std::vector<OutputSize> files;
+  for (const WeightShard& shard : plan.shards) files.push_back({shard.name, shard.bytes});
+  if (const auto index = make_index(plan)) files.push_back({std::string(kIndexName), index->size()});
+  files.push_back({std::string(kTq3ConfigName), make_tq3_config(plan, run, WeightRecords(plan.items.size())).size()});
+  if (const auto config = make_model_config(source.dir())) files.push_back({std::string(kModelConfigName), config->size()});
+  for (const std::string& name : list_companions(source.dir())) {
+    files.push_back({name, InputFile::open(join_path(source.dir(), name)).size()});
+  }
+  return files;
+}
+
+void finish_output(const std::string& dir, const WeightPlan& plan, const PackRun& run, const WeightRecords& records,
+                   const std::vector<std::string>& journals) {
+  const std::optional<std::string> model_config = make_model_config(run.source_dir);
+  if (run.replace) remove_earlier_result(dir, plan);
+  for (const std::string& name : list_companions(run.source_dir)) {
+    copy_file(join_path(run.source_dir, name), join_path(dir, name));
+    pass_write_point("companion-copied");
+  }
+  write_text(join_path(dir, kTq3ConfigName), make_tq3_config(plan, run, records));
+  pass_write_point("tq-config-written");
+  for (const WeightShard& shard : plan.shards) {
+    StagedFile::publish(join_path(dir, shard.name), run.replace);
+    pass_write_point("weights-in-place");
+  }
+  if (const auto index = make_index(plan)) write_text(join_path(dir, kIndexName), *index);
+  pass_write_point("index-written");
+  if (model_config) write_text(join_path(dir, kModelConfigName), *model_config);
+  pass_write_point("config-written");
+  // From here on loaders take it.
+  remove_strays(dir);
+  for (const std::string& journal : journals) {
+    remove_file(journal);
+    pass_write_point("journal-removed");
+  }
+}
+
+}  // namespace tq

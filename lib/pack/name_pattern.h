@@ -1,0 +1,24 @@
+// Regular expressions that choose tensors by name: Perl's syntax (PCRE2), on UTF-8.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+
+namespace tq {
+
+/// A compiled pattern. Matching is thread-safe.
+class NamePattern {
+ public:
+  /// Throws UsageError, which says where, for a pattern that does not compile.
+  explicit NamePattern(const std::string& pattern);
+
+  /// True if the pattern matches somewhere in `name`. Throws Error where that takes too many steps: it never hangs.
+  bool matches(std::string_view name) const;
+
+ private:
+  std::string pattern_;
+  std::shared_ptr<const void> code_;
+};
+
+}  // namespace tq

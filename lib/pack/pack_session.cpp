@@ -1,0 +1,234 @@
+#include "lib/pack/pack_session.h"
+
+#include <fmt/format.h>
+#include <xxhash.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <set>
+
+#include "lib/error.h"
+#include "lib/io/kv_file.h"
+#include "lib/io/staged_file.h"
+#include "lib/io/write_point.h"
+
+namespace tq {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::size_t kReadBytes = std::size_t{1} << 20;
+
+std::string join_path(const std::string& dir, std::string_view name) { return (fs::path(dir) / name).string(); }
+
+bool is_there(const std::string& path) {
+  std::error_code ignored;
+  return fs::exists(fs::symlink_status(path, ignored));
+}
+
+void make_directory(const std::string& dir, const Checkpoint& source) {
+  std::error_code error;
+  if (fs::equivalent(dir, source.dir(), error)) {
+    throw Error(fmt::format("{}: is the source itself; choose another output directory", dir));
+  }
+  fs::create_directories(dir, error);
+  if (error) throw Error(fmt::format("{}: cannot be made: {}; choose an output directory that you may write to", dir, error.message()));
+}
+
+/// Journals of runs that would write the same files.
+void refuse_other_runs(const std::string& dir, const PackRun& run) {
+  for (const fs::directory_entry& entry : fs::directory_iterator(dir)) {
+    const std::string name = entry.path().filename().string();
+    const std::optional<PartName> other = parse_journal_name(name);
+    if (!other || other->parts == run.options.parts) continue;
+    if (run.options.parts == 1 && run.replace) {
+      Journal::create(entry.path().string(), "").remove();  // Error if somebody is at work there
+      continue;
+    }
+    throw Error(fmt::format("{}: belongs to an unfinished run in {}; finish it, or delete the directory",
+                            entry.path().string(), other->parts == 1 ? "one part" : fmt::format("{} parts", other->parts)));
+  }
+}
+
+/// What makes a directory look like a checkpoint, or would be overwritten.
+void refuse_existing_files(const std::string& dir, const Checkpoint& source) {
+  std::set<std::string> names;
+  for (const std::string& name : list_companions(source.dir())) names.insert(name);
+  for (const std::string_view name : {kModelConfigName, kTq3ConfigName, kIndexName}) names.emplace(name);
+  for (const fs::directory_entry& entry : fs::directory_iterator(dir)) {
+    const std::string name = entry.path().filename().string();
+    if (!names.contains(name) && !name.ends_with(".safetensors")) continue;
+    throw Error(fmt::format("{}: exists already; use --force to replace what is there, or choose another directory",
+                            entry.path().string()));
+  }
+}
+
+bool has_result_of(const std::string& dir, const PackRun& run) {
+  if (!Tq3Checkpoint::claims(dir) || !is_there(join_path(dir, kTq3ConfigName))) return false;
+  const std::string path = join_path(dir, kTq3ConfigName);
+  const Tq3Config config = parse_tq3_config(read_text_file(path), path);
+  return config.by_tq && config.fingerprint == hash_fingerprint(run.fingerprint);
+}
+
+PackSession resume_session(const std::string& dir, const WeightPlan& plan, PackRun run, const std::string& path) {
+  std::vector<std::string> lines;
+  Journal journal = Journal::reopen(path, lines);
+  const PackRun before = parse_run(lines.front(), path);
+  compare_fingerprints(before.fingerprint, run.fingerprint, path);
+  run.replace |= before.replace;
+  PackSession session{dir, std::move(run), std::move(journal), {}};
+  parse_records(lines, plan, session.records, path);
+  return session;
+}
+
+/// One stretch of a file against its hash.
+void check_hash(const std::string& path, const WeightItem& item, std::uint64_t offset, std::uint64_t bytes,
+                const std::string& hash, const Progress& progress) {
+  const InputFile file = StagedFile::open_for_reading(path);
+  std::vector<std::byte> buffer(std::min<std::uint64_t>(bytes, kReadBytes));
+  XXH64_state_t state;
+  XXH64_reset(&state, 0);
+  for (std::uint64_t done = 0; done < bytes;) {
+    const std::span<std::byte> part(buffer.data(), std::min<std::uint64_t>(buffer.size(), bytes - done));
+    file.read(offset + done, part);
+    XXH64_update(&state, part.data(), part.size());
+    done += part.size();
+    if (progress) progress(part.size());
+  }
+  if (format_hash(XXH64_digest(&state)) == hash) return;
+  throw Error(fmt::format("{}: the finished tensor {} is not what was written; start again with --force", file.path(),
+                          quote_name(item.name())));
+}
+
+}  // namespace
+
+std::optional<PackSession> begin_session(const std::string& dir, const Checkpoint& source, const WeightPlan& plan, PackRun run,
+                                         bool resume) {
+  make_directory(dir, source);
+  refuse_other_runs(dir, run);
+  const std::string path = join_path(dir, journal_name(run.part, run.options.parts));
+  if (!Journal::read(path).empty() && !run.replace) {
+    if (resume) return resume_session(dir, plan, std::move(run), path);
+    throw Error(fmt::format("{}: an unfinished run is there; --resume goes on with it, --force starts again", path));
+  }
+  if (resume && has_result_of(dir, run)) return std::nullopt;
+  if (!run.replace) refuse_existing_files(dir, source);
+  Journal journal = Journal::create(path, format_run(run));
+  pass_write_point("journal-created");
+  PackSession session{dir, std::move(run), std::move(journal), WeightRecords(plan.items.size())};
+  return session;
+}
+
+bool PackSession::is_finished(const WeightPlan& plan) const {
+  for (std::size_t i = 0; i < plan.items.size(); ++i) {
+    if (plan.items[i].part == run.part && !records[i]) return false;
+  }
+  return true;
+}
+
+void check_finished(const std::string& dir, const WeightPlan& plan, const WeightRecords& records, int threads,
+                    const Progress& progress) {
+  parallel_for(threads, static_cast<std::int64_t>(plan.items.size()), [&](std::int64_t i) {
+    const std::optional<WeightRecord>& record = records[static_cast<std::size_t>(i)];
+    if (!record) return;
+    const WeightItem& item = plan.items[static_cast<std::size_t>(i)];
+    const auto path_of = [&](const WeightPlace& place) {
+      return join_path(dir, plan.shards[static_cast<std::size_t>(place.shard)].name);
+    };
+    check_hash(path_of(item.data), item, item.data.offset, item.data_bytes(), record->data_hash, progress);
+    if (!item.is_quantized()) return;
+    check_hash(path_of(item.norms), item, item.norms.offset, item.norms_bytes(), record->norms_hash, progress);
+  });
+}
+
+void reserve_shards(const PackSession& session, const WeightPlan& plan) {
+  std::set<int> begun;  // shards in which a record's data lies: they are there
+  for (std::size_t i = 0; i < plan.items.size(); ++i) {
+    if (!session.records[i]) continue;
+    begun.insert(plan.items[i].data.shard);
+    if (plan.items[i].is_quantized()) begun.insert(plan.items[i].norms.shard);
+  }
+  for (std::size_t i = 0; i < plan.shards.size(); ++i) {
+    const WeightShard& shard = plan.shards[i];
+    if (shard.part != session.run.part) continue;
+    const std::string path = join_path(session.dir, shard.name);
+    if (!begun.contains(static_cast<int>(i)) || StagedFile::find(path) != shard.bytes) {
+      if (begun.contains(static_cast<int>(i))) {
+        throw Error(fmt::format("{}{}: has lost its finished tensors; start again with --force", path, kPartialSuffix));
+      }
+      StagedFile::create(path, shard.bytes);
+    }
+    StagedFile::open(path).write(0, std::as_bytes(std::span(shard.header)));
+    pass_write_point("shard-reserved");
+  }
+  sync_directory(session.dir, session.dir);
+}
+
+Recorder::Recorder(PackSession& session, const WeightPlan& plan)
+    : session_(session), plan_(plan), thread_([this] { run(); }) {}
+
+Recorder::~Recorder() {
+  const std::lock_guard lock(mutex_);
+  ending_ = true;
+  changed_.notify_all();
+}
+
+void Recorder::add(std::size_t item, WeightRecord record) {
+  const std::lock_guard lock(mutex_);
+  if (failure_) std::rethrow_exception(failure_);
+  session_.records[item] = std::move(record);
+  waiting_.push_back(item);
+  changed_.notify_all();
+}
+
+void Recorder::finish() {
+  {
+    const std::lock_guard lock(mutex_);
+    ending_ = true;
+    changed_.notify_all();
+  }
+  if (thread_.joinable()) thread_.join();
+  if (failure_) std::rethrow_exception(failure_);
+}
+
+void Recorder::run() {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    changed_.wait(lock, [this] { return ending_ || !waiting_.empty(); });
+    if (waiting_.empty()) return;
+    const std::vector<std::size_t> items = std::move(waiting_);
+    waiting_.clear();
+    lock.unlock();
+    std::exception_ptr failure;
+    try {
+      record(items);
+    } catch (...) {
+      failure = std::current_exception();
+    }
+    lock.lock();
+    if (!failure) continue;
+    failure_ = failure;
+    return;
+  }
+}
+
+void Recorder::record(const std::vector<std::size_t>& items) {
+  std::set<int> shards;
+  for (const std::size_t i : items) {
+    shards.insert(plan_.items[i].data.shard);
+    if (plan_.items[i].is_quantized()) shards.insert(plan_.items[i].norms.shard);
+  }
+  for (const int shard : shards) {
+    StagedFile::open(join_path(session_.dir, plan_.shards[static_cast<std::size_t>(shard)].name)).sync();
+  }
+  pass_write_point("tensors-synced");
+  std::vector<std::string> lines;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const std::size_t i : items) lines.push_back(format_record(plan_.items[i], *session_.records[i]));
+  }
+  session_.journal.append(lines);
+  pass_write_point("tensors-recorded");
+}
+
+}  // namespace tq

@@ -1,0 +1,100 @@
+#include "lib/pack/pack_weights.h"
+
+#include <xxhash.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "lib/io/kv_file.h"
+#include "lib/pack/finish_weights.h"
+#include "lib/pack/weight_blocks.h"
+
+namespace tq {
+namespace {
+
+/// The tensor whose blocks are finished one after the other.
+struct OpenTensor {
+  XXH64_state_t data;
+  XXH64_state_t norms;
+  WeightCheck check;
+  std::uint64_t done = 0;  // bytes of the source
+
+  OpenTensor() { reset(); }
+  void reset() {
+    XXH64_reset(&data, 0);
+    XXH64_reset(&norms, 0);
+    check.clear();
+    done = 0;
+  }
+};
+
+std::vector<bool> choose_unfinished(const WeightPlan& plan, const PackSession& session) {
+  std::vector<bool> wanted(plan.items.size());
+  for (std::size_t i = 0; i < wanted.size(); ++i) wanted[i] = plan.items[i].part == session.run.part && !session.records[i];
+  return wanted;
+}
+
+/// Reads, encodes, writes and checks blocks in parallel; hashes and records them in order.
+void pack_blocks(const Checkpoint& source, const WeightPlan& plan, const Backend& backend, PackSession& session,
+                 const PackWeightsOptions& options, PackWeightsResult& result) {
+  const std::vector<WeightBlock> blocks = cut_into_blocks(plan, choose_unfinished(plan, session));
+  const int threads = std::min(options.threads, kMostPackThreads);
+  std::vector<BlockBuffers> buffers(static_cast<std::size_t>(threads));
+  ShardFiles files(session.dir, plan);
+  const BlockWorker worker(source, plan, backend, files);
+  Recorder recorder(session, plan);
+  OpenTensor open;
+
+  const auto encode_block = [&](std::int64_t block, int thread) {
+    worker.run(blocks[static_cast<std::size_t>(block)], buffers[static_cast<std::size_t>(thread)]);
+  };
+  const auto finish_block = [&](std::int64_t index, int thread) {
+    const WeightBlock& block = blocks[static_cast<std::size_t>(index)];
+    const WeightItem& item = plan.items[block.item];
+    const BlockBuffers& b = buffers[static_cast<std::size_t>(thread)];
+    XXH64_update(&open.data, b.data_written.data(), b.data_written.size());
+    XXH64_update(&open.norms, b.norms_written.data(), b.norms_written.size());
+    open.check.merge(b.check);
+    open.done += b.source_bytes;
+    result.bytes_read += b.source_bytes;
+    result.bytes_written += b.data_written.size() + b.norms_written.size();
+    if (options.progress) options.progress(item, open.done, b.source_bytes);
+    if (!block.is_last) return;
+    files.close_before(item.data.shard);
+    recorder.add(block.item, {format_hash(XXH64_digest(&open.data)),
+                              item.is_quantized() ? format_hash(XXH64_digest(&open.norms)) : "", open.check.result()});
+    open.reset();
+  };
+  parallel_ordered(threads, static_cast<std::int64_t>(blocks.size()), encode_block, finish_block);
+  recorder.finish();
+}
+
+}  // namespace
+
+PackWeightsResult pack_weights(const Checkpoint& source, const WeightPlan& plan, const Backend& backend, const std::string& dir,
+                               const PackRun& run, const PackWeightsOptions& options) {
+  PackWeightsResult result;
+  std::optional<PackSession> session = begin_session(dir, source, plan, run, options.resume);
+  if (!session) {
+    result.was_complete = result.is_complete = true;
+    return result;
+  }
+  // From here on nobody else is at work on this part.
+  result.resumed = std::count_if(session->records.begin(), session->records.end(), [](const auto& r) { return r.has_value(); });
+  check_finished(dir, plan, session->records, options.threads, options.check_progress);
+  // From here on every tensor with a record is as it was written.
+  if (!session->is_finished(plan)) {
+    reserve_shards(*session, plan);
+    // From here on there is room for all.
+    pack_blocks(source, plan, backend, *session, options, result);
+  }
+  // From here on every tensor of the part is on disk and recorded.
+  if (run.options.parts == 1) {
+    finish_output(dir, plan, session->run, session->records, {session->journal.path()});
+    result.is_complete = true;
+  }
+  result.records = std::move(session->records);
+  return result;
+}
+
+}  // namespace tq

@@ -1,0 +1,50 @@
+// The pipeline of model weights: a checkpoint becomes a native TQ3 checkpoint. See docs/weights.md.
+#pragma once
+
+#include <functional>
+
+#include "lib/backend.h"
+#include "lib/pack/pack_session.h"
+
+namespace tq {
+
+/// How it runs. Memory: about 3 MB a thread and what names take, whatever the size of the checkpoint and its tensors.
+struct PackWeightsOptions {
+  int threads = 1;         ///< at most kMostPackThreads are used
+  bool resume = false;     ///< go on with an interrupted run, if there is one
+  Progress check_progress;  ///< gets bytes of finished tensors that --resume reads again
+  /// Called in order: the tensor at work, bytes of its source that are done, bytes since the last call.
+  std::function<void(const WeightItem& item, std::uint64_t item_done, std::uint64_t amount)> progress;
+};
+
+inline constexpr int kMostPackThreads = 256;
+
+/// What was done.
+struct PackWeightsResult {
+  WeightRecords records;            ///< of the plan's items; of other parts: nothing
+  std::int64_t resumed = 0;         ///< tensors that an earlier run had finished
+  std::uint64_t bytes_read = 0;     ///< of tensors, by this run
+  std::uint64_t bytes_written = 0;  ///< of tensors, by this run
+  bool was_complete = false;        ///< the result was there already; nothing was done, and there are no records
+  bool is_complete = false;         ///< the output is whole: not the case for one part of several
+};
+
+/// Quantizes and copies the items of run.part as `plan` says into the directory `dir`; a run of one part then puts the output
+/// in place. Codes, norms and kept tensors depend neither on the backend nor on the threads.
+/// Errors: those of begin_session(), reserve_shards() and check_finished(); a value that cannot be quantized (NaN, infinity)
+/// or that F16 cannot hold, by file, tensor and index; those of reading and writing. After an Error `resume` goes on.
+PackWeightsResult pack_weights(const Checkpoint& source, const WeightPlan& plan, const Backend& backend, const std::string& dir,
+                               const PackRun& run, const PackWeightsOptions& options);
+
+/// Puts the output in place once all parts in `dir` are finished, after reading every tensor again to check its hash.
+/// Error: no parts, parts that are missing or unfinished (all are named), parts of runs that differ; the source is not where
+/// it was or has changed.
+struct MergeResult {
+  std::string source_dir;
+  int parts;
+  std::size_t shards;
+  std::uint64_t bytes;  ///< of the shards
+};
+MergeResult merge_shards(const std::string& dir, int threads, const Progress& progress);
+
+}  // namespace tq
