@@ -104,4 +104,48 @@ TEST_CASE("q, k, v and logits are those of transformers, family by family") {
   }
 }
 
+TEST_CASE("latent attention as it is cached gives the same logits") {
+  for (const char* name : {"deepseek-v2", "deepseek-v2-grouped", "deepseek-v3", "deepseek-v3-halves"}) {
+    CAPTURE(name);
+    CHECK(compare(name, true).logits < 1e-5);
+  }
+}
+
+TEST_CASE("a hook's keys and values are what attention reads") {
+  const tq::Model model = tq::Model::open((kFixtures / "llama").string());
+  const std::vector<std::int32_t> ids = {5, 6, 7, 8, 9, 10};
+  tq::PrefillOptions options;
+  const Floats plain = tq::prefill(model, ids, options);
+  options.hook = [](tq::LayerKv& kv) {
+    kv.recent_k = kv.k;
+    kv.recent_v = kv.v;
+    kv.recent = kv.tokens;
+    std::fill(kv.k.begin(), kv.k.end(), 0.0f);  // older than all
+  };
+  CHECK(error(tq::prefill(model, ids, options), plain) < 1e-6);
+  options.hook = [](tq::LayerKv& kv) { std::fill(kv.v.begin(), kv.v.end(), 0.0f); };
+  CHECK(error(tq::prefill(model, ids, options), plain) > 0.1);
+  options.hook = nullptr;
+  options.threads = 3;
+  CHECK(tq::prefill(model, ids, options) == plain);  // whatever the threads
+}
+
+TEST_CASE("the loss of a token is -ln of its softmax") {
+  const tq::Model model = tq::Model::open((kFixtures / "gemma2").string());
+  std::vector<std::int32_t> ids;
+  for (int i = 0; i < 70; ++i) ids.push_back((i * 37) % 320);  // more than one block of 64
+  const Floats hidden = tq::prefill(model, ids, {});
+  const std::vector<double> losses = tq::token_losses(model, hidden, ids, 2);
+  const Floats logits = tq::compute_logits(model, hidden, 70, 2);
+  REQUIRE(losses.size() == 69);
+  double sum = 0;
+  for (std::size_t t = 0; t < 69; ++t) {
+    double total = 0;
+    for (std::size_t i = 0; i < 320; ++i) total += std::exp(static_cast<double>(logits[t * 320 + i]));
+    CHECK(losses[t] == doctest::Approx(std::log(total) - static_cast<double>(logits[t * 320 + static_cast<std::size_t>(ids[t + 1])])));
+    sum += losses[t];
+  }
+  CHECK(tq::perplexity(losses) == doctest::Approx(std::exp(sum / 69)));
+}
+
 }  // namespace

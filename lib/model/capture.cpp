@@ -94,9 +94,9 @@ std::string model_name(const Model& model) {
   const std::string repository = snapshots.parent_path().filename().string();
   constexpr std::string_view kCached = "models--";
   if (snapshots.filename() != "snapshots" || !repository.starts_with(kCached)) return last.string();
-  std::string name = repository.substr(kCached.size());
-  if (const std::size_t at = name.find("--"); at != std::string::npos) name.replace(at, 2, "/");
-  return name;
+  const std::string name = repository.substr(kCached.size());
+  const std::size_t at = name.find("--");
+  return at == std::string::npos ? name : fmt::format("{}/{}", name.substr(0, at), name.substr(at + 2));
 }
 
 CaptureResult capture_kv(const Model& model, const Prompt& prompt, const std::string& path,
