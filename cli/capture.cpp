@@ -53,7 +53,7 @@ void add_capture(CLI::App& app, Command& command) {
                                              "local Hugging Face cache")->type_name("DIR")->required();
   sub->add_option("-o,--output", options->output, "the dump to write: q.L, k.L, v.L in F32, as attention reads them")->required();
   options->prompt.declare(*sub, nullptr);
-  sub->add_option("--tokens", options->tokens, "the first N tokens of the text, 1 up to the model's context (default up to 128)")
+  sub->add_option("--tokens", options->tokens, "the first N tokens of the text, 1..2147483648 and up to the model's context (default up to 128)")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 31))->default_str("");
   sub->add_option("--layers", options->layers, "layers to write, such as 0,5,10-12 (default all)")->default_str("");
   sub->add_flag("--no-queries", options->no_queries, "leave out q.L: a smaller dump, without attention metrics");

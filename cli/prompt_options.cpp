@@ -39,7 +39,7 @@ void PromptArguments::declare(CLI::App& app, CLI::Option* needs) {
                                     "multi-head latent attention (DeepSeek): expanded, keys and values of every head; "
                                     "latent, the latent and rotary part that a cache holds, as one head")
                          ->check(CLI::IsMember({"expanded", "latent"}));
-  if (needs != nullptr) mla->needs(needs);
+  if (needs != nullptr) mla->needs(needs)->group("With --model");
 }
 
 PromptOptions PromptArguments::resolve(std::optional<std::int64_t> tokens) const {

@@ -146,9 +146,9 @@ void declare_sources(CLI::App& sub, Options& options) {
   synthetic_option("--dim", options.synthetic_dim, "head_dim, 8..1024", kMinDim, kMaxRowDim);
   synthetic_option("--heads", options.shape.kv_heads, "KV heads, 1..1024", std::int64_t{1}, std::int64_t{1024});
   synthetic_option("--layers", options.shape.layers, "layers, 1..1024", 1, 1024);
-  sub.add_option("--tokens", options.tokens, "with --model: the first N tokens of the text, up to the model's context (default up to "
+  sub.add_option("--tokens", options.tokens, "with --model: the first N tokens of the text, 1.. the model's context (default up to "
                                              "128); with --synthetic: rows of a head, 1..1000000 (default 1024)")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 31))->default_str("");
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 31))->default_str("")->group("With --model or --synthetic");
   sub.add_option("--seed", options.shape.seed, "seed of the rows, 0..2^32-1")->needs(synthetic)->group("With --synthetic");
 }
 

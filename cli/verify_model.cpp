@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <mutex>
 #include <nlohmann/json.hpp>
 
 #include "cli/terminal.h"
@@ -65,13 +66,17 @@ VerifyReport measure_model(const ModelArguments& arguments, std::optional<std::i
   VerifyModelOptions run;
   run.mla_latent = arguments.prompt.mla_latent();
   run.allow_random = arguments.allow_random;
-  std::string rate;
-  const Progress measured = heads.callback();
-  options.measure.progress = [&](std::uint64_t amount) { measured(amount); };
+  std::string rate;  // of the prefill, which is over when the first head has been measured
+  std::once_flag prefilled;
+  options.measure.progress = [&, measured = heads.callback()](std::uint64_t amount) {
+    std::call_once(prefilled, [&] { rate = prefill.finish(); });
+    measured(amount);
+  };
   run.prefill_progress = prefill.callback();
   run.verify = options;
   VerifyReport report = verify_model(model, prompt, run, *make_cpu_backend());
   heads.finish();
+  say(quiet, fmt::format("prefill: {} tokens through {} layers, weights {}", prompt.ids.size(), model.config().layers.size(), rate));
   return report;
 }
 
