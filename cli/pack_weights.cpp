@@ -73,6 +73,7 @@ ExitCode print_dry_run(const Options& options, const WeightsReport& report, cons
   } else {
     fmt::print("{}\n{}\nnothing was written (--dry-run)\n", format_weights_table(report), summary);
   }
+  for (const std::string& warning : report.warnings) warn(warning);
   return ExitCode::kDone;
 }
 
@@ -116,7 +117,6 @@ ExitCode run(const Options& options) {
   const auto backend = make_cpu_backend();
   WeightsReport report{&plan, &run, options.output, list_output(source, plan, run), nullptr, {},
                        collect_warnings(plan, source_dir), 0, backend->name(), options.threads.threads};
-  for (const std::string& warning : report.warnings) warn(warning);
   const std::string summary = summarize_weights(plan, report.files);
   if (options.dry_run) return print_dry_run(options, report, summary);
 
@@ -144,6 +144,7 @@ ExitCode run(const Options& options) {
     say(options.quiet, fmt::format("{}: part {} of {} is done; when all are, run 'tq merge-shards {}'", options.output, part,
                                    weights.parts, options.output));
   }
+  for (const std::string& warning : report.warnings) warn(warning);
   return judge(options, report);
 }
 

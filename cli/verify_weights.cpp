@@ -7,6 +7,7 @@
 
 #include "cli/table.h"
 #include "cli/terminal.h"
+#include "cli/weights_report.h"
 
 namespace tq::cli {
 namespace {
@@ -14,23 +15,17 @@ namespace {
 std::string fixed(double value, int decimals) { return std::isfinite(value) ? fmt::format("{:.{}f}", value, decimals) : "-"; }
 std::string general(double value) { return std::isfinite(value) ? fmt::format("{:.4g}", value) : "-"; }
 
-/// A name without what would break the line.
-std::string plain_name(const std::string& name) {
-  const std::string quoted = quote_name(name);
-  return quoted == '"' + name + '"' ? name : quoted;
-}
-
 std::string format_tensors(const VerifyWeightsReport& report) {
   Table table({"tensor", "shape", "stored", "rel.MSE", "/D", "cosine", "cos.min", "worst row", "max abs", "norm bias",
                "other seed"});
   for (const WeightTensorReport& t : report.tensors) {
     const std::string shape = fmt::format("{}", fmt::join(t.shape, "x"));
     if (t.bits == 0) {
-      table.add({plain_name(t.name), shape, fmt::format("{} {}", name_of(t.stored_dtype), name_of(t.state)),
+      table.add({printable_name(t.name), shape, fmt::format("{} {}", name_of(t.stored_dtype), name_of(t.state)),
                  general(t.relative_mse), "-", "-", "-", "-", general(t.max_abs_error), "-", "-"});
       continue;
     }
-    table.add({plain_name(t.name), shape, fmt::format("{} bit", t.bits), general(t.relative_mse), fixed(t.mse_ratio, 3),
+    table.add({printable_name(t.name), shape, fmt::format("{} bit", t.bits), general(t.relative_mse), fixed(t.mse_ratio, 3),
                fixed(t.cosine, 5), fixed(t.cosine_min, 5), std::to_string(t.worst_row), general(t.max_abs_error),
                fmt::format("{:+.2f} %", 100 * t.norm_bias), fixed(t.other_seed_mse, 2)});
   }
@@ -44,7 +39,7 @@ std::string format_gates(const VerifyWeightsReport& report) {
                !gate.passed      ? "FAIL"
                : gate.sensitive ? "pass"
                                 : "pass, but blind",
-               gate.worst.empty() ? "-" : plain_name(gate.worst)});
+               gate.worst.empty() ? "-" : printable_name(gate.worst)});
   }
   return table.format();
 }
@@ -59,12 +54,15 @@ std::string describe_verdict(Verdict verdict) {
 }
 
 std::string format_report(const VerifyWeightsReport& report) {
-  return fmt::format("{}\n{} against {}: {} -> {} bytes of tensors ({:.2f}x), {} quantized values, relative MSE {}{}\n\n{}\n{}",
+  return fmt::format("{}\n{} against {}: {} -> {} bytes of tensors ({:.2f}x), {} quantized values, relative MSE {}{}\n"
+                     "{} of {} groups get other codes when they are decoded to BF16 and quantized again\n\n{}\n{}",
                      format_tensors(report), report.packed_dir, report.source_dir, format_count(report.source_bytes),
                      format_count(report.stored_bytes),
                      static_cast<double>(report.source_bytes) / static_cast<double>(report.stored_bytes),
                      format_count(static_cast<std::uint64_t>(report.quantized_values)), general(report.relative_mse),
-                     report.hashes_checked ? "; every hash checked" : "", format_gates(report),
+                     report.hashes_checked ? "; every hash checked" : "",
+                     format_count(static_cast<std::uint64_t>(report.requantized_groups)),
+                     format_count(static_cast<std::uint64_t>(report.groups)), format_gates(report),
                      describe_verdict(report.verdict));
 }
 

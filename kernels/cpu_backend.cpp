@@ -18,6 +18,7 @@ struct CpuTarget {
   void (*decode)(const DecodeArgs&);
   std::int64_t (*sketch)(const SketchArgs&);
   void (*add_sketches)(const SketchArgs&);
+  void (*compare)(const CompareArgs&);
 };
 
 bool always() { return true; }
@@ -33,7 +34,8 @@ bool has_avx512() {
 
 // The functions of a target, in the order of CpuTarget.
 #define TQ_FUNCTIONS(target) \
-  target::encode_rows, target::search_rows, target::decode_rows, target::sketch_rows, target::add_sketches
+  target::encode_rows, target::search_rows, target::decode_rows, target::sketch_rows, target::add_sketches, \
+      target::compare_rows
 
 constexpr CpuTarget kTargets[] = {
     {"scalar", always, TQ_FUNCTIONS(scalar)},
@@ -59,8 +61,8 @@ class CpuBackend final : public Backend {
                       float* norms) const override {
     const Scheme& scheme = codec.scheme();
     const EncodeArgs args{codec.rotation().view(), &codec.codebook(),
-                          {scheme.norm, scheme.norm_dtype == DType::kF16}, dtype,
-                          static_cast<const std::uint8_t*>(rows), count, codes, norms};
+                          {scheme.norm, scheme.norm_dtype == DType::kF16, codec.divides_first()},
+                          dtype, static_cast<const std::uint8_t*>(rows), count, codes, norms};
     if (codec.effort() == 0) return target_.encode(args);
     return target_.search(args, math::make_scale_search(codec.codebook(), codec.effort()));
   }
@@ -81,6 +83,12 @@ class CpuBackend final : public Backend {
                     float* x_hat) const override {
     target_.add_sketches({codec.sketch_matrix().data(), codec.scheme().dim, false, DType::kF32, nullptr, x_hat, count,
                           const_cast<std::uint8_t*>(signs), const_cast<float*>(norms)});
+  }
+
+  void compare(int dim, DType dtype, const void* x, DType hat_dtype, const void* x_hat, std::int64_t count,
+               RowSums* sums) const override {
+    target_.compare({dim, dtype, static_cast<const std::uint8_t*>(x), hat_dtype,
+                     static_cast<const std::uint8_t*>(x_hat), count, sums});
   }
 
  private:

@@ -24,6 +24,8 @@ class Codec {
   const Rotation& rotation() const { return rotation_; }
   /// S of the QJL sketch [dim][dim], row-major; empty where the scheme has none.
   const std::vector<float>& sketch_matrix() const { return sketch_; }
+  /// Whether an encoder divides rows by their norm before it rotates them (lib/math/row.h): with the tables of native TQ3.
+  bool divides_first() const { return scheme_.codebook.starts_with("vj-"); }
   /// D: relative MSE of a unit vector, uniform on the sphere, under this codebook and norm mode, without the sketch.
   /// Raw norms: exact, by quadrature. Else by expected_distortion(), to about 0.05 %.
   double distortion() const { return distortion_; }

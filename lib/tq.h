@@ -27,5 +27,9 @@
 #include "lib/io/checkpoint.h"      // Checkpoint: a model's directory of safetensors
 #include "lib/pack/plan_kv.h"       // plan_kv: every offset, before a byte is read
 #include "lib/pack/pack_kv.h"       // pack_kv, unpack_kv
+#include "lib/pack/weight_reader.h"  // WeightReader: tensors of plain and native TQ3 checkpoints as rows
+#include "lib/pack/unpack_weights.h" // unpack_weights: native TQ3 -> an ordinary checkpoint
+#include "lib/verify/verify_weights.h" // verify_weights: a native TQ3 checkpoint against its model
+#include "lib/verify/diff_tensors.h" // diff_tensors: two checkpoints or files
 #include "lib/verify/verify_kv.h"   // verify_dump, verify_packed, verify_synthetic
 #include "lib/verify/report_json.h" // the report as JSON

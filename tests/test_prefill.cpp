@@ -18,7 +18,7 @@ namespace {
 namespace fs = std::filesystem;
 using Floats = std::vector<float>;
 
-const fs::path kFixtures = fs::path(TQ_SOURCE_DIR) / "tests" / "prefill";
+const fs::path kFixtures = fs::path(TQ_TESTS_DIR) / "prefill";
 
 std::vector<std::string> fixtures() {
   std::vector<std::string> names;

@@ -184,5 +184,22 @@ TQ_HD V square_root(V x) {
   }
 }
 
+/// True where fused_multiply_add() is one instruction.
+template <class V>
+inline constexpr bool kCanFuse =
+#if defined(__AVX512F__)
+    kLanes<V> == 16 ||
+#endif
+    false;
+
+/// a * b + c, rounded once.
+template <class V>
+TQ_HD V fused_multiply_add(V a, V b, V c) {
+  static_assert(kCanFuse<V>);
+#if defined(__AVX512F__)
+  return bits_as<V>(_mm512_fmadd_ps(bits_as<__m512>(a), bits_as<__m512>(b), bits_as<__m512>(c)));
+#endif
+}
+
 }  // namespace TQ_TARGET
 }  // namespace tq::math

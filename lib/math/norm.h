@@ -48,7 +48,8 @@ TQ_HD V sum_squares(const V* x, int dim, V* scratch) {
 template <class V>
 struct RowNorm {
   V norm;            ///< L2 norm, float32; 0 only for a row of zeros
-  V scale;           ///< numerator / (norm of the row as it now stands in memory); 0 for a row of zeros
+  V scale;           ///< numerator / length; 0 for a row of zeros
+  V length;          ///< norm of the row as it now stands in memory
   IntOf<V> refused;  ///< set where the row holds NaN or infinity, or where its norm overflows float32
 };
 
@@ -77,6 +78,7 @@ TQ_HD_CALL RowNorm<V> scaled_row_norm(V* x, int dim, float numerator, IntOf<V> u
   RowNorm<V> result;
   result.norm = scaled * up;
   result.scale = select(mask_greater(scaled, zero), splat<V>(numerator) / scaled, zero);
+  result.length = scaled;
   result.refused = not_finite | ~mask_greater(splat<V>(__builtin_inff()), result.norm);
   return result;
 }
@@ -91,7 +93,43 @@ TQ_HD RowNorm<V> row_norm(V* x, int dim, float numerator, V* scratch) {
                   mask_greater(splat<V>(__builtin_inff()), squares);
   if (any(~usual)) return scaled_row_norm(x, dim, numerator, usual, scratch);
   const V norm = square_root(squares);
-  return {norm, splat<V>(numerator) / norm, splat_int<I>(0)};
+  return {norm, splat<V>(numerator) / norm, norm, splat_int<I>(0)};
+}
+
+/// x := x / length, each value correctly rounded (a row of zeros stays). `usual`: no value but 0 is below 2^-62 in
+/// magnitude, and length is in [2^-40, 2^64). Then, where the machine has a fused multiply-add, a multiplication with the
+/// reciprocal and one exact remainder give the bits of the division (Markstein), up to the sign of zeros.
+template <class V>
+TQ_HD void divide_row(V* x, int dim, V length, [[maybe_unused]] bool usual) {
+  if constexpr (kCanFuse<V>) {
+    if (usual) {
+      const V reciprocal = splat<V>(1.0f) / length;
+      for (int i = 0; i < dim; ++i) {
+        const V quotient = x[i] * reciprocal;
+        x[i] = fused_multiply_add(fused_multiply_add(-quotient, length, x[i]), reciprocal, quotient);
+      }
+      return;
+    }
+  }
+  const V divisor = select(mask_greater(length, splat<V>(0.0f)), length, splat<V>(1.0f));
+  for (int i = 0; i < dim; ++i) x[i] = x[i] / divisor;
+}
+
+/// Whether divide_row() may take the fast way.
+template <class V>
+TQ_HD bool divides_as_usual(const V* x, int dim, V length) {
+  using I = IntOf<V>;
+  if constexpr (!kCanFuse<V>) return false;
+  I least = splat_int<I>(0x7fffffff);
+  for (int i = 0; i < dim; ++i) {
+    const I magnitude = bits_as<I>(absolute(x[i]));
+    const I other = magnitude + (~mask_greater_int(magnitude, splat_int<I>(0)) & 0x7fffffff);  // 0 counts as the largest
+    const I smaller = mask_greater_int(least, other);
+    least = (smaller & other) | (~smaller & least);
+  }
+  const I unusual = mask_greater_int(bits_as<I>(splat<V>(0x1p-62f)), least) | mask_greater(splat<V>(0x1p-40f), length) |
+                    ~mask_greater(splat<V>(0x1p64f), length);
+  return !any(unusual);
 }
 
 }  // namespace TQ_TARGET

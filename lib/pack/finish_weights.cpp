@@ -140,6 +140,19 @@ std::vector<OutputSize> list_output(const Checkpoint& source, const WeightPlan& 
   return files;
 }
 
+bool is_in_place(const std::string& dir, const WeightPlan& plan, const PackRun& run) {
+  std::error_code ignored;
+  const auto is_there = [&](std::string_view name) { return fs::exists(join_path(dir, name), ignored); };
+  if (!is_there(kTq3ConfigName)) return false;
+  const Tq3Config config = parse_tq3_config(read_text_file(join_path(dir, kTq3ConfigName)), join_path(dir, kTq3ConfigName));
+  const bool weights = std::all_of(plan.shards.begin(), plan.shards.end(), [&](const WeightShard& shard) {
+    return is_there(shard.name) && !StagedFile::find(join_path(dir, shard.name));
+  });
+  return weights && config.by_tq && config.fingerprint == hash_fingerprint(run.fingerprint) &&
+         (plan.shards.size() == 1 || is_there(kIndexName)) &&
+         (is_there(kModelConfigName) || !fs::exists(join_path(run.source_dir, kModelConfigName), ignored));
+}
+
 void finish_output(const std::string& dir, const WeightPlan& plan, const PackRun& run, const WeightRecords& records,
                    const std::vector<std::string>& journals) {
   const std::optional<std::string> model_config = make_model_config(run.source_dir);

@@ -27,6 +27,9 @@ struct OutputSize {
 /// Every file that the output will consist of, and its exact size.
 std::vector<OutputSize> list_output(const Checkpoint& source, const WeightPlan& plan, const PackRun& run);
 
+/// True if the output of this very run is in place, whole: what finish_output() does has been done, but for the journals.
+bool is_in_place(const std::string& dir, const WeightPlan& plan, const PackRun& run);
+
 /// Puts the output in place once every item has a record: (with run.replace) removes an earlier result; companions,
 /// tq_config.json, the weights, the index, config.json, in this order; then the `journals` go. Ended at any point, it can be
 /// called again. Errors are those of reading and writing.

@@ -74,15 +74,20 @@ MergeResult merge_shards(const std::string& dir, int threads, const Progress& pr
   compare_fingerprints(run->fingerprint, make_fingerprint(source, run->options), run->source_dir);
   WeightRecords records(plan.items.size());
   for (std::size_t i = 0; i < held.size(); ++i) parse_records(lines[i], plan, records, held[i].path());
+  std::vector<std::string> paths;
+  for (const Journal& journal : held) paths.push_back(journal.path());
+  const MergeResult result{run->source_dir, parts, plan.shards.size(), plan.shard_bytes};
+  if (is_in_place(dir, plan, *run)) {  // an earlier merge was ended while it deleted the journals
+    for (Journal& journal : held) journal.remove();
+    return result;
+  }
   if (const std::string missing = list_unfinished(plan, records); !missing.empty()) {
     throw Error(fmt::format("{}: unfinished parts of {}: {}; run them with --resume", dir, parts, missing));
   }
   check_finished(dir, plan, records, threads, progress);
   // From here on every tensor is there, as it was written.
-  std::vector<std::string> paths;
-  for (const Journal& journal : held) paths.push_back(journal.path());
   finish_output(dir, plan, *run, records, paths);
-  return {run->source_dir, parts, plan.shards.size(), plan.shard_bytes};
+  return result;
 }
 
 }  // namespace tq

@@ -23,6 +23,7 @@ namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
 constexpr int kVersion = 1;  // of the journal
+constexpr std::string_view kPartsOption = "number of parts (--shard)";
 
 /// What belongs to a model besides its weights and config.json.
 constexpr std::array<std::string_view, 10> kCompanionEndings = {".json", ".jinja", ".model", ".txt",  ".py",
@@ -52,7 +53,7 @@ Json format_options(const WeightOptions& options) {
   json["--keep-dtype"] = options.keep_f16 ? "f16" : "same";
   json["--max-shard-size"] = options.max_shard_bytes;
   json["--effort"] = options.effort;
-  json["number of parts (--shard)"] = options.parts;
+  json[std::string(kPartsOption)] = options.parts;
   return json;
 }
 
@@ -67,7 +68,7 @@ WeightOptions parse_options(const Json& json) {
   options.keep_f16 = json.at("--keep-dtype").get<std::string>() == "f16";
   options.max_shard_bytes = json.at("--max-shard-size").get<std::uint64_t>();
   options.effort = json.at("--effort").get<int>();
-  options.parts = json.at("number of parts (--shard)").get<int>();
+  options.parts = json.at(std::string(kPartsOption)).get<int>();
   return options;
 }
 
@@ -131,7 +132,11 @@ std::string make_fingerprint(const Checkpoint& source, const WeightOptions& opti
 }
 
 std::string hash_fingerprint(const std::string& fingerprint) {
-  return format_hash(XXH64(fingerprint.data(), fingerprint.size(), 0));
+  Json json = Json::parse(fingerprint);
+  for (auto& [name, file] : json.at("file").items()) file.erase("time");
+  json.at("option").erase(std::string(kPartsOption));
+  const std::string text = json.dump(-1, ' ', false, Json::error_handler_t::replace);
+  return format_hash(XXH64(text.data(), text.size(), 0));
 }
 
 void compare_fingerprints(const std::string& before, const std::string& now, const std::string& where) {

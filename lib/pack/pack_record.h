@@ -35,7 +35,7 @@ std::vector<std::string> list_companions(const std::string& dir);
 
 /// The fingerprint as PackRun has it. Error for a file that cannot be examined.
 std::string make_fingerprint(const Checkpoint& source, const WeightOptions& options);
-/// 16 hex digits.
+/// 16 hex digits, for tq_config.json: of all but the times and the number of parts, which change no tensor.
 std::string hash_fingerprint(const std::string& fingerprint);
 /// Throws Error that names what differs, such as "option --bits was 3 and is 4" or "model.safetensors: its size was ...".
 void compare_fingerprints(const std::string& before, const std::string& now, const std::string& where);

@@ -11,6 +11,7 @@
 #include "lib/io/kv_file.h"
 #include "lib/io/staged_file.h"
 #include "lib/io/write_point.h"
+#include "lib/pack/finish_weights.h"
 
 namespace tq {
 namespace {
@@ -20,11 +21,6 @@ namespace fs = std::filesystem;
 constexpr std::size_t kReadBytes = std::size_t{1} << 20;
 
 std::string join_path(const std::string& dir, std::string_view name) { return (fs::path(dir) / name).string(); }
-
-bool is_there(const std::string& path) {
-  std::error_code ignored;
-  return fs::exists(fs::symlink_status(path, ignored));
-}
 
 void make_directory(const std::string& dir, const Checkpoint& source) {
   std::error_code error;
@@ -61,13 +57,6 @@ void refuse_existing_files(const std::string& dir, const Checkpoint& source) {
     throw Error(fmt::format("{}: exists already; use --force to replace what is there, or choose another directory",
                             entry.path().string()));
   }
-}
-
-bool has_result_of(const std::string& dir, const PackRun& run) {
-  if (!Tq3Checkpoint::claims(dir) || !is_there(join_path(dir, kTq3ConfigName))) return false;
-  const std::string path = join_path(dir, kTq3ConfigName);
-  const Tq3Config config = parse_tq3_config(read_text_file(path), path);
-  return config.by_tq && config.fingerprint == hash_fingerprint(run.fingerprint);
 }
 
 PackSession resume_session(const std::string& dir, const WeightPlan& plan, PackRun run, const std::string& path) {
@@ -111,7 +100,7 @@ std::optional<PackSession> begin_session(const std::string& dir, const Checkpoin
     if (resume) return resume_session(dir, plan, std::move(run), path);
     throw Error(fmt::format("{}: an unfinished run is there; --resume goes on with it, --force starts again", path));
   }
-  if (resume && has_result_of(dir, run)) return std::nullopt;
+  if (resume && is_in_place(dir, plan, run)) return std::nullopt;
   if (!run.replace) refuse_existing_files(dir, source);
   Journal journal = Journal::create(path, format_run(run));
   pass_write_point("journal-created");

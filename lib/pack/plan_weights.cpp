@@ -251,6 +251,7 @@ WeightPlan plan_weights(const Checkpoint& source, const WeightOptions& options) 
     throw Error(fmt::format("{}: is a native TQ3 checkpoint already (it has {}); name the one that it was made from",
                             source.dir(), kTq3ConfigName));
   }
+  if (source.tensors().empty()) throw Error(fmt::format("{}: has no tensors; get the checkpoint again", source.dir()));
   return WeightPlanner(source, options).make();
 }
 

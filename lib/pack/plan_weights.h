@@ -18,8 +18,8 @@ struct WeightOptions {
   int bits = 3;          ///< 2..4
   int group_size = 128;  ///< 64, 128 or 256
   int sensitive_bits = 0;                       ///< 2..4: bits of a tensor whose name contains a pattern; 0: as the others
-  std::vector<std::string> sensitive_patterns;  ///< empty with sensitive_bits: those of the published converter
-  std::vector<std::string> skip;                ///< regular expressions; a tensor whose name matches one is kept
+  std::vector<std::string> sensitive_patterns = {};  ///< empty with sensitive_bits: those of the published converter
+  std::vector<std::string> skip = {};           ///< regular expressions; a tensor whose name matches one is kept
   bool skip_router = false;                     ///< keep the routers of mixtures of experts
   bool keep_f16 = false;                        ///< tensors that are kept become F16; else they keep their type
   std::uint64_t max_shard_bytes = std::uint64_t{5} << 30;  ///< tensor bytes of an output file; one tensor may exceed it

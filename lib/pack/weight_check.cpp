@@ -17,11 +17,15 @@ Sample choose_sample(const WeightItem& item, const WeightBlock& block) {
   // A block holds whole rows, or part of one row, whose groups are then taken for rows.
   const std::int64_t groups_a_row = block.count % item.groups == 0 && block.first % item.groups == 0 ? item.groups : 1;
   const std::int64_t rows = block.count / groups_a_row;
-  const bool whole = item.source->info->elements() <= kCheckedWhole;
-  return {whole ? rows : (rows + kCheckedShare - 1) / kCheckedShare, groups_a_row};
+  const std::int64_t share = checked_share(item);
+  return {(rows + share - 1) / share, groups_a_row};
 }
 
 }  // namespace
+
+std::int64_t checked_share(const WeightItem& item) {
+  return std::clamp<std::int64_t>(item.source->info->elements() / kLeastChecked, 1, kLeastShare);
+}
 
 void WeightCheck::check(const Backend& backend, const WeightItem& item, const WeightBlock& block, const std::byte* groups,
                         const std::uint8_t* codes, const float* norms) {

@@ -41,8 +41,20 @@ WeightReader WeightReader::open(const std::string& dir, const Backend& backend, 
     reader.plain_.emplace(Checkpoint::open(dir));
     reader.list_plain();
   }
-  for (std::size_t i = 0; i < reader.tensors_.size(); ++i) reader.index_.emplace(reader.tensors_[i].name, i);
+  reader.index_tensors();
   return reader;
+}
+
+WeightReader WeightReader::open_file(const std::string& path, const Backend& backend) {
+  WeightReader reader(backend);
+  reader.plain_.emplace(Checkpoint::open_file(path));
+  reader.list_plain();
+  reader.index_tensors();
+  return reader;
+}
+
+void WeightReader::index_tensors() {
+  for (std::size_t i = 0; i < tensors_.size(); ++i) index_.emplace(tensors_[i].name, i);
 }
 
 void WeightReader::list_plain() {

@@ -23,6 +23,9 @@ class WeightReader {
   /// `seed` in place of the rotation's: for negative controls alone.
   static WeightReader open(const std::string& dir, const Backend& backend, std::optional<std::uint32_t> seed = {});
 
+  /// One safetensors file of any name and content, as it is stored. Error as SafetensorsFile::open().
+  static WeightReader open_file(const std::string& path, const Backend& backend);
+
   struct Tensor {
     std::string name;                 ///< of the model: without .tq_packed
     std::vector<std::int64_t> shape;  ///< of the model, without padding
@@ -40,6 +43,7 @@ class WeightReader {
     bool is_readable() const;
   };
 
+  const Backend& backend() const { return *backend_; }
   const std::string& dir() const { return checkpoint().dir(); }
   const Checkpoint& checkpoint() const { return tq3_ ? tq3_->checkpoint() : *plain_; }
   /// nullptr for an ordinary checkpoint.
@@ -67,6 +71,7 @@ class WeightReader {
 
  private:
   explicit WeightReader(const Backend& backend) : backend_(&backend) {}
+  void index_tensors();
   void list_plain();
   void list_tq3(std::optional<std::uint32_t> seed);
   void read_kept(const Tensor& tensor, std::int64_t first, std::int64_t count, float* out) const;

@@ -34,13 +34,21 @@ std::int64_t find_length(const Json& json, std::initializer_list<const char*> ke
 
 bool contains(const std::string& text, const char* part) { return text.find(part) != std::string::npos; }
 
-/// What rows of a tensor of that name are as long as, in most models.
+bool contains_any(const std::string& text, std::initializer_list<const char*> parts) {
+  return std::any_of(parts.begin(), parts.end(), [&](const char* part) { return contains(text, part); });
+}
+
+/// What rows of a tensor of that name are as long as; 0: the name does not tell, or config.json does not.
 std::int64_t length_of_role(const std::string& name, const ModelDimensions& d) {
-  if (contains(name, "o_proj") || contains(name, "out_proj") || contains(name, "attention.dense")) return d.attention;
-  const bool down = contains(name, "down_proj") || contains(name, "fc2") || contains(name, ".w2") || contains(name, "4h_to_h");
-  if (!down) return d.hidden;
-  if (contains(name, "shared_expert")) return d.shared_intermediate;
-  return contains(name, "expert") ? d.expert_intermediate : d.intermediate;
+  if (contains_any(name, {"vision", "visual", "audio"})) return 0;
+  if (contains_any(name, {"o_proj", "out_proj"})) return d.attention;
+  if (contains_any(name, {"down_proj", "fc2", ".w2."})) {
+    if (contains(name, "shared_expert")) return d.shared_intermediate;
+    return contains(name, "expert") ? d.expert_intermediate : d.intermediate;
+  }
+  const bool hidden = contains_any(name, {"q_proj", "k_proj", "v_proj", "qkv_proj", "gate_proj", "up_proj", "mlp.gate.", "fc1",
+                                          ".w1.", ".w3.", "block_sparse_moe.gate."});
+  return hidden ? d.hidden : 0;
 }
 
 bool is_fused(const std::string& name) { return contains(name, "expert") && !name.ends_with(".weight"); }
@@ -53,8 +61,17 @@ ModelDimensions read_model_dimensions(const std::string& dir) {
   if (!std::filesystem::exists(path, ignored)) return {};
   Json json = Json::parse(read_text_file(path), nullptr, false);
   if (!json.is_object()) throw Error(fmt::format("{}: is not a JSON object; get the file again", path));
-  if (json.contains("text_config") && json["text_config"].is_object()) json = Json(json["text_config"]);
   ModelDimensions d;
+  for (const auto& [key, section] : json.items()) {
+    if (!section.is_object() || !key.ends_with("_config")) continue;
+    for (const char* length : {"hidden_size", "intermediate_size", "embed_dim"}) {
+      if (const std::int64_t other = find_length(section, {length})) d.others.push_back(other);
+    }
+  }
+  if (json.contains("text_config") && json["text_config"].is_object()) json = Json(json["text_config"]);
+  for (const char* rank : {"q_lora_rank", "kv_lora_rank"}) {
+    if (const std::int64_t other = find_length(json, {rank})) d.others.push_back(other);
+  }
   d.hidden = find_length(json, {"hidden_size", "n_embd", "d_model"});
   const std::int64_t heads = find_length(json, {"num_attention_heads", "n_head"});
   const std::int64_t head_dim = find_length(json, {"v_head_dim", "head_dim"});
@@ -71,14 +88,14 @@ std::vector<std::int64_t> restore_shape(const Tq3Tensor& tensor, const ModelDime
   const std::int64_t padded = tensor.groups * group_size;
   const auto fits = [&](std::int64_t length) { return length > padded - group_size && length <= padded; };
   std::int64_t length = length_of_role(tensor.name, d);
+  if (length == 0) {
+    std::vector<std::int64_t> all = {d.hidden, d.attention, d.intermediate, d.expert_intermediate, d.shared_intermediate};
+    all.insert(all.end(), d.others.begin(), d.others.end());
+    if (const auto found = std::find_if(all.begin(), all.end(), fits); found != all.end()) length = *found;
+  }
   if (!fits(length)) {
-    const std::int64_t all[] = {d.hidden, d.attention, d.intermediate, d.expert_intermediate, d.shared_intermediate};
-    const auto found = std::find_if(std::begin(all), std::end(all), fits);
-    if (found == std::end(all)) {
-      refuse(path, tensor, fmt::format("its rows have {} groups of {}, and no length in config.json fits", tensor.groups,
-                                       group_size));
-    }
-    length = *found;
+    refuse(path, tensor, fmt::format("its rows have {} groups of {}, and {} in config.json", tensor.groups, group_size,
+                                     length == 0 ? "no length that fits is" : fmt::format("their length is {}", length)));
   }
   if (!is_fused(tensor.name)) return {tensor.rows, length};
   if (d.experts == 0 || tensor.rows % d.experts != 0) {
@@ -105,8 +122,8 @@ void check_padding(const std::vector<float>& rows, std::int64_t count, std::int6
   const double inside = mean_square(start, in_dim);
   const double edge = mean_square(std::max(start, in_dim - 8), in_dim);
   const double outside = mean_square(in_dim, padded);
-  if (outside <= 0.25 * inside && outside <= 0.5 * edge) return;
   if (inside == 0 && outside == 0) return;
+  if (outside <= 0.25 * inside && outside < 0.5 * edge) return;
   refuse(path, tensor, fmt::format("config.json makes its rows {} values long, and what lies behind them is not padding",
                                    in_dim));
 }

@@ -18,14 +18,16 @@ struct ModelDimensions {
   std::int64_t expert_intermediate = 0;  ///< of a routed expert; `intermediate` where there is no number of its own
   std::int64_t shared_intermediate = 0;
   std::int64_t experts = 0;
+  std::vector<std::int64_t> others;      ///< lengths without a role here: of a vision tower, of low-rank projections
 };
 
 /// Of DIR/config.json. All 0 if the file is not there; Error if it is no JSON object.
 ModelDimensions read_model_dimensions(const std::string& dir);
 
 /// The shape of a quantized tensor: rows are unpadded, and a fused tensor of experts (no .weight in its name) is
-/// [experts, rows, in_dim]. Where several lengths would pad to the stored groups, that of the tensor's role is taken.
-/// Error, with `path` and tensor, if config.json has no length that fits: tq's own checkpoints carry their shapes.
+/// [experts, rows, in_dim]. Where the name tells the role (q_proj, o_proj, down_proj and their like), the role's length must
+/// fit the stored groups; else the first length of config.json that does. Error, with `path` and tensor, if none fits: tq's
+/// own checkpoints carry their shapes.
 std::vector<std::int64_t> restore_shape(const Tq3Tensor& tensor, const ModelDimensions& dimensions, const std::string& path);
 
 /// rows [count][groups * group_size] as decoded: Error unless what follows in_dim looks like padding, which holds the error

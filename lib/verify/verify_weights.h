@@ -53,6 +53,9 @@ struct WeightTensorReport {
   std::int64_t worst_row = -1;  ///< of cosine_min; row of [product of the other dimensions][in_dim]
   double norm_bias = kNone;
   double other_seed_mse = kNone;  ///< relative MSE of the second control, over an eighth of the rows; NaN for zeros
+  /// Groups whose codes change when they are decoded, rounded to BF16 and quantized again to nearest levels, as the published
+  /// vLLM loader does with whole groups.
+  std::int64_t requantized_groups = 0;
   bool is_zero = false;           ///< every value of the source is 0: controls cannot be caught
 };
 
@@ -72,6 +75,7 @@ struct VerifyWeightsReport {
   std::vector<WeightGateReport> gates;
   std::uint64_t source_bytes = 0, stored_bytes = 0;  ///< of tensors
   std::int64_t quantized_values = 0;
+  std::int64_t groups = 0, requantized_groups = 0;  ///< of all quantized tensors
   double relative_mse = WeightTensorReport::kNone;  ///< sum of squared errors over sum of squares of all quantized tensors
   Verdict verdict = Verdict::kNotMeasured;
 };

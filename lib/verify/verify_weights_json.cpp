@@ -29,7 +29,8 @@ Json tensor_json(const WeightTensorReport& t) {
           {"worst_row", t.worst_row},
           {"norm_bias", number(t.norm_bias)},
           {"max_abs_error", number(t.max_abs_error)},
-          {"other_seed_mse", number(t.other_seed_mse)}};
+          {"other_seed_mse", number(t.other_seed_mse)},
+          {"requantized_groups", t.requantized_groups}};
 }
 
 }  // namespace
@@ -49,6 +50,8 @@ std::string format_weights_report_json(const VerifyWeightsReport& report, int ex
                    {"packed", report.stored_bytes},
                    {"ratio", number(static_cast<double>(report.source_bytes) / static_cast<double>(report.stored_bytes))}};
   json["quantized_values"] = report.quantized_values;
+  json["groups"] = report.groups;
+  json["requantized_groups"] = report.requantized_groups;
   json["relative_mse"] = number(report.relative_mse);
   json["gates"] = Json::array();
   for (const WeightGateReport& gate : report.gates) {
