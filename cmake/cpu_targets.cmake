@@ -34,7 +34,7 @@ foreach(target IN LISTS TQ_CPU_TARGETS)
   add_library(tq_fast_${target} OBJECT kernels/matmul.cpp)  # the fast tier: may contract
   target_include_directories(tq_fast_${target} PRIVATE ${CMAKE_SOURCE_DIR})
   target_compile_definitions(tq_fast_${target} PRIVATE TQ_TARGET=${target} TQ_LANES=${tq_lanes_${target}})
-  target_compile_options(tq_fast_${target} PRIVATE ${TQ_WARNINGS} ${tq_kernel_flags} -ffp-contract=fast
+  target_compile_options(tq_fast_${target} PRIVATE ${TQ_WARNINGS} ${tq_kernel_flags} -ffp-contract=fast -Wno-psabi
                                                    ${tq_flags_${target}} ${tq_fast_flags_${target}})
   string(TOUPPER ${target} upper)
   list(APPEND TQ_CPU_DEFINITIONS TQ_HAVE_${upper})

@@ -33,3 +33,6 @@
 #include "lib/verify/diff_tensors.h" // diff_tensors: two checkpoints or files
 #include "lib/verify/verify_kv.h"   // verify_dump, verify_packed, verify_synthetic
 #include "lib/verify/report_json.h" // the report as JSON
+#include "lib/model/tokenizer.h"    // Tokenizer: text to token ids
+#include "lib/model/text_input.h"   // read_text, read_token_ids
+#include "lib/model/passage.h"      // default_passage: what a model reads if nothing is given

@@ -19,7 +19,8 @@ namespace tq {
 namespace {
 
 [[noreturn]] void refuse_size(const std::string& where) {
-  throw Error(fmt::format("{}: has more than {} bytes; use a shorter text", where, text::kMostTextBytes));
+  throw Error(
+      fmt::format("{}: has more than {} bytes; use a shorter text", where, text::kMostTextBytes));
 }
 
 std::string read_stdin() {
@@ -47,7 +48,8 @@ std::string read_whole(const std::string& path) {
 bool is_space(char c) { return c == ' ' || c == '\n' || c == '\t' || c == '\r'; }
 
 [[noreturn]] void refuse_id(const std::string& where, std::size_t index, std::string_view found) {
-  throw Error(fmt::format("{}: token {} is {}, not an integer from 0 to 2^31-1", where, index, quote_name(found)));
+  throw Error(fmt::format("{}: token {} is {}, not an integer from 0 to 2^31-1", where, index,
+                          quote_name(found)));
 }
 
 std::vector<std::int32_t> parse_array(const std::string& content, const std::string& where) {
@@ -55,8 +57,10 @@ std::vector<std::int32_t> parse_array(const std::string& content, const std::str
   if (!json.is_array()) throw Error(fmt::format("{}: begins like a JSON array and is none", where));
   std::vector<std::int32_t> ids;
   for (const nlohmann::json& id : json) {
-    if (!id.is_number_unsigned() || id.get<std::uint64_t>() > std::numeric_limits<std::int32_t>::max()) {
-      refuse_id(where, ids.size(), id.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+    if (!id.is_number_unsigned() ||
+        id.get<std::uint64_t>() > std::numeric_limits<std::int32_t>::max()) {
+      refuse_id(where, ids.size(),
+                id.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
     }
     ids.push_back(id.get<std::int32_t>());
   }
@@ -74,7 +78,8 @@ std::vector<std::int32_t> parse_list(std::string_view content, const std::string
     while (end < content.size() && !is_space(content[end])) ++end;
     std::int32_t id = -1;
     const auto [stop, error] = std::from_chars(content.data() + at, content.data() + end, id);
-    if (error != std::errc() || stop != content.data() + end || id < 0) refuse_id(where, ids.size(), content.substr(at, end - at));
+    if (error != std::errc() || stop != content.data() + end || id < 0)
+      refuse_id(where, ids.size(), content.substr(at, end - at));
     ids.push_back(id);
     at = end;
   }

@@ -31,7 +31,8 @@ constexpr std::uint64_t kMostFileBytes = std::uint64_t{1} << 28;
 std::string read_json_file(const std::string& path) {
   const InputFile file = InputFile::open(path);
   if (file.size() > kMostFileBytes) {
-    throw Error(fmt::format("{}: has {} bytes; a tokenizer has at most {}", path, file.size(), kMostFileBytes));
+    throw Error(fmt::format("{}: has {} bytes; a tokenizer has at most {}", path, file.size(),
+                            kMostFileBytes));
   }
   std::string text(file.size(), '\0');
   file.read(0, std::as_writable_bytes(std::span(text)));
@@ -47,11 +48,14 @@ void require_tokenizer_file(const std::string& dir) {
   if (exists(dir + "/tokenizer.json")) return;
   for (const char* name : {"tokenizer.model", "vocab.json", "tekken.json"}) {
     if (!exists(dir + "/" + name)) continue;
-    throw Error(fmt::format("{}: has {} but no tokenizer.json, which tq reads; convert it: python3 -c \"from transformers import "
-                            "AutoTokenizer; AutoTokenizer.from_pretrained('{}').save_pretrained('{}')\"",
-                            dir, name, dir, dir));
+    throw Error(
+        fmt::format("{}: has {} but no tokenizer.json, which tq reads; convert it: python3 -c "
+                    "\"from transformers import "
+                    "AutoTokenizer; AutoTokenizer.from_pretrained('{}').save_pretrained('{}')\"",
+                    dir, name, dir, dir));
   }
-  throw Error(fmt::format("{}: has no tokenizer.json; copy it from where the model came from", dir));
+  throw Error(
+      fmt::format("{}: has no tokenizer.json; copy it from where the model came from", dir));
 }
 
 /// A member of tokenizer.json, null where it is missing.
@@ -102,7 +106,8 @@ Config parse_config(std::string_view json_text, const std::string& where) {
   Config config;
   if (json_text.empty()) return config;
   const Json json = Json::parse(json_text.begin(), json_text.end(), nullptr, false);
-  if (!json.is_object()) throw Error(fmt::format("{}: is not a JSON object; was it copied whole?", where));
+  if (!json.is_object())
+    throw Error(fmt::format("{}: is not a JSON object; was it copied whole?", where));
   const Step step{json, where};
   const auto token = [&](const char* key) -> std::optional<std::string> {
     const auto found = json.find(key);
@@ -112,8 +117,11 @@ Config parse_config(std::string_view json_text, const std::string& where) {
   };
   config.bos = token("bos_token");
   config.eos = token("eos_token");
-  const std::string name = json.contains("tokenizer_class") && json["tokenizer_class"].is_string() ? step.string("tokenizer_class") : "";
-  const bool obeyed = name.starts_with("LlamaTokenizer") || name.starts_with("CodeLlamaTokenizer") || name.starts_with("GemmaTokenizer");
+  const std::string name = json.contains("tokenizer_class") && json["tokenizer_class"].is_string()
+                               ? step.string("tokenizer_class")
+                               : "";
+  const bool obeyed = name.starts_with("LlamaTokenizer") ||
+                      name.starts_with("CodeLlamaTokenizer") || name.starts_with("GemmaTokenizer");
   config.add_bos = obeyed && step.boolean("add_bos_token", false);
   config.add_eos = obeyed && step.boolean("add_eos_token", false);
   return config;
@@ -148,13 +156,15 @@ Tokenizer Tokenizer::open(const std::string& dir) {
   return parse(read_json_file(path), exists(config) ? read_json_file(config) : "", path);
 }
 
-Tokenizer Tokenizer::parse(std::string_view tokenizer_json, std::string_view config_json, const std::string& where) {
+Tokenizer Tokenizer::parse(std::string_view tokenizer_json, std::string_view config_json,
+                           const std::string& where) {
   text::TokenizerJson file = text::parse_tokenizer_json(tokenizer_json, where);
   const Config config = parse_config(config_json, where + " (its tokenizer_config.json)");
   Parts parts{where, make_bpe(file, where), {}, {}, {}, {}, {}, {}};
   parts.normalizer = text::make_normalizer(member(file.rest, "normalizer", where));
   parts.pre_tokenizer = text::make_pre_tokenizer(member(file.rest, "pre_tokenizer", where));
-  parts.added = text::AddedTokens::parse(member(file.rest, "added_tokens", where), parts.bpe.vocabulary(), parts.normalizer);
+  parts.added = text::AddedTokens::parse(member(file.rest, "added_tokens", where),
+                                         parts.bpe.vocabulary(), parts.normalizer);
   parts.frame = text::make_frame(member(file.rest, "post_processor", where));
   if (config.bos) parts.bos = parts.find(*config.bos);
   if (config.eos) parts.eos = parts.find(*config.eos);
@@ -169,7 +179,7 @@ std::vector<std::int32_t> Tokenizer::encode(std::string_view text, bool add_spec
   text::require_utf8(text, "the text");
   text::check_growth(text.size(), "the text");
   Pieces pieces;
-  if (!text.empty()) pieces.push_back({std::string(text), true, -1});
+  if (!text.empty()) pieces.push_back({std::string(text), text::decode_at(text, 0).bytes, -1});
   parts_->added.extract(pieces, false);
   for (Piece& piece : pieces) {
     if (piece.id < 0) text::normalize(parts_->normalizer, piece);
@@ -179,8 +189,10 @@ std::vector<std::int32_t> Tokenizer::encode(std::string_view text, bool add_spec
   std::vector<std::int32_t> ids;
   if (add_special) ids = parts_->frame.before;
   for (const Piece& piece : pieces) {
-    if (piece.id >= 0) ids.push_back(piece.id);
-    else parts_->bpe.append_ids(piece.text, ids);
+    if (piece.id >= 0)
+      ids.push_back(piece.id);
+    else
+      parts_->bpe.append_ids(piece.text, ids);
   }
   if (add_special) ids.insert(ids.end(), parts_->frame.after.begin(), parts_->frame.after.end());
   return ids;
@@ -192,7 +204,9 @@ std::optional<std::string> Tokenizer::piece(std::int32_t id) const {
   return piece != nullptr ? std::optional(*piece) : std::nullopt;
 }
 
-std::optional<std::int32_t> Tokenizer::find(std::string_view piece) const { return parts_->find(piece); }
+std::optional<std::int32_t> Tokenizer::find(std::string_view piece) const {
+  return parts_->find(piece);
+}
 std::optional<std::int32_t> Tokenizer::bos_id() const { return parts_->bos; }
 std::optional<std::int32_t> Tokenizer::eos_id() const { return parts_->eos; }
 

@@ -1,5 +1,5 @@
-// The member "added_tokens" of tokenizer.json: strings that are one token wherever they stand in a text, before any
-// other part of the tokenizer sees it.
+// The member "added_tokens" of tokenizer.json: strings that are one token wherever they stand in a
+// text, before any other part of the tokenizer sees it.
 #pragma once
 
 #include <bitset>
@@ -25,10 +25,11 @@ struct AddedToken {
   bool special = false;
 };
 
-/// Finds a set of strings in a text: the leftmost match, among these the longest; matches do not overlap.
+/// Finds a set of strings in a text: the leftmost match, among these the longest; matches do not
+/// overlap.
 class StringFinder {
  public:
-  /// The first of several equal strings counts; an empty one is left out.
+  /// `text` is not empty. The first of several equal strings counts.
   void add(std::string_view text, const AddedToken& token);
   struct Match {
     std::size_t begin, end;
@@ -37,17 +38,21 @@ class StringFinder {
   std::vector<Match> find_all(std::string_view text) const;
 
  private:
-  std::unordered_map<std::uint64_t, std::uint32_t> edges_;  ///< node << 8 | byte to node; 0 is the root
+  std::unordered_map<std::uint64_t, std::uint32_t>
+      edges_;  ///< node << 8 | byte to node; 0 is the root
   std::vector<std::optional<AddedToken>> nodes_ = {std::nullopt};
   std::bitset<256> first_;
 };
 
 class AddedTokens {
  public:
-  /// Reads the array; null is empty. As in the published implementation a token has the id that the vocabulary gives its
-  /// content, else the next free one: the member "id" is not read. Error for anything but an array of objects
-  /// with a string "content".
-  static AddedTokens parse(const Step& step, const Vocabulary& vocabulary, const std::vector<NormalizeStage>& normalizer);
+  /// Reads the array; null is empty. As in the published implementation a token has the id that the
+  /// vocabulary gives its content, else the next free one: the member "id" is not read. Where
+  /// several become the same text, special ones come first, then the order of the array. Error for
+  /// anything but an array of objects with a string "content", and for a content that the
+  /// normalizer makes empty.
+  static AddedTokens parse(const Step& step, const Vocabulary& vocabulary,
+                           const std::vector<NormalizeStage>& normalizer);
 
   /// Takes the tokens that are not `normalized` (or those that are) out of each piece of text.
   void extract(Pieces& pieces, bool normalized) const;

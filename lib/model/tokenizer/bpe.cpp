@@ -16,7 +16,8 @@ namespace {
 constexpr std::uint32_t kNone = std::numeric_limits<std::uint32_t>::max();
 
 std::uint64_t make_key(std::int32_t left, std::int32_t right) {
-  return static_cast<std::uint64_t>(static_cast<std::uint32_t>(left)) << 32 | static_cast<std::uint32_t>(right);
+  return static_cast<std::uint64_t>(static_cast<std::uint32_t>(left)) << 32 |
+         static_cast<std::uint32_t>(right);
 }
 
 }  // namespace
@@ -57,8 +58,8 @@ struct Bpe::Queued {
   }
 };
 
-Bpe::Bpe(Vocabulary vocabulary, const std::vector<std::pair<std::string, std::string>>& merges, BpeOptions options,
-         std::string where)
+Bpe::Bpe(Vocabulary vocabulary, const std::vector<std::pair<std::string, std::string>>& merges,
+         BpeOptions options, std::string where)
     : vocabulary_(std::move(vocabulary)), options_(std::move(options)), where_(std::move(where)) {
   merges_.reserve(merges.size());
   const std::size_t prefix = options_.continuing_subword_prefix.size();
@@ -67,12 +68,15 @@ Bpe::Bpe(Vocabulary vocabulary, const std::vector<std::pair<std::string, std::st
     const auto& [left, right] = merges[i];
     const auto find = [&](const std::string& piece) {
       const std::optional<std::int32_t> id = vocabulary_.find(piece);
-      if (!id) throw Error(fmt::format("{}.merges[{}]: {} is not in the vocabulary", where_, i, quote_name(piece)));
+      if (!id)
+        throw Error(fmt::format("{}.merges[{}]: {} is not in the vocabulary", where_, i,
+                                quote_name(piece)));
       return *id;
     };
     const std::uint64_t key = make_key(find(left), find(right));
     if (right.size() < prefix) {
-      throw Error(fmt::format("{}.merges[{}]: {} is shorter than the continuing_subword_prefix", where_, i, quote_name(right)));
+      throw Error(fmt::format("{}.merges[{}]: {} is shorter than the continuing_subword_prefix",
+                              where_, i, quote_name(right)));
     }
     joined.assign(left).append(right, prefix);
     merges_.insert_or_assign(key, Merge{static_cast<std::uint32_t>(i), find(joined)});
@@ -87,7 +91,8 @@ const Bpe::Merge* Bpe::find_merge(std::int32_t left, std::int32_t right) const {
 bool Bpe::append_bytes(std::string_view character, std::vector<Symbol>& symbols) const {
   std::vector<Symbol> bytes;
   for (const char c : character) {
-    const std::optional<std::int32_t> id = vocabulary_.find(fmt::format("<0x{:02X}>", static_cast<unsigned char>(c)));
+    const std::optional<std::int32_t> id =
+        vocabulary_.find(fmt::format("<0x{:02X}>", static_cast<unsigned char>(c)));
     if (!id) return false;
     bytes.push_back({*id});
   }
@@ -108,7 +113,8 @@ std::vector<Bpe::Symbol> Bpe::split_characters(std::string_view word) const {
     const std::size_t bytes = decode_at(word, at).bytes;
     std::string_view character = word.substr(at, bytes);
     const bool last = at + bytes == word.size();
-    if ((at > 0 && !options_.continuing_subword_prefix.empty()) || (last && !options_.end_of_word_suffix.empty())) {
+    if ((at > 0 && !options_.continuing_subword_prefix.empty()) ||
+        (last && !options_.end_of_word_suffix.empty())) {
       decorated = at > 0 ? options_.continuing_subword_prefix : std::string();
       decorated += character;
       if (last) decorated += options_.end_of_word_suffix;
@@ -119,12 +125,15 @@ std::vector<Bpe::Symbol> Bpe::split_characters(std::string_view word) const {
       append_unknown();
       symbols.push_back({*id});
     } else if (options_.byte_fallback && append_bytes(character, symbols)) {
-      // An unknown before these bytes stays pending and comes after them, as in the published implementation.
+      // An unknown before these bytes stays pending and comes after them, as in the published
+      // implementation.
     } else if (options_.unk_token) {
       const std::optional<std::int32_t> unk = vocabulary_.find(*options_.unk_token);
       if (!unk) {
-        throw Error(fmt::format("{}: the text has a character that is not in the vocabulary, and neither is unk_token {}", where_,
-                                quote_name(*options_.unk_token)));
+        throw Error(
+            fmt::format("{}: the text has a character that is not in the vocabulary, and neither "
+                        "is unk_token {}",
+                        where_, quote_name(*options_.unk_token)));
       }
       if (!options_.fuse_unk) append_unknown();
       unknown = unk;
@@ -139,7 +148,8 @@ void Bpe::merge_symbols(std::vector<Symbol>& symbols) const {
   const auto offer = [&](std::uint32_t place) {
     const std::uint32_t next = symbols[place].next;
     if (next == kNone) return;
-    if (const Merge* merge = find_merge(symbols[place].id, symbols[next].id)) queue.push({merge->rank, place, merge->id});
+    if (const Merge* merge = find_merge(symbols[place].id, symbols[next].id))
+      queue.push({merge->rank, place, merge->id});
   };
   const auto count = static_cast<std::uint32_t>(symbols.size());
   for (std::uint32_t i = 0; i < count; ++i) {

@@ -7,9 +7,9 @@
 
 namespace tq::text {
 
-/// The stages of a normalizer, in order; none for null. Understood: NFC, NFD, NFKC, NFKD, Lowercase, StripAccents,
-/// Strip, Replace, Prepend, Sequence. Error for every other type (Precompiled, Nmt, BertNormalizer ...) and for members of
-/// a wrong type.
+/// The stages of a normalizer, in order; none for null. Understood: NFC, NFD, NFKC, NFKD,
+/// Lowercase, StripAccents, Strip, Replace, Prepend, Sequence. Error for every other type
+/// (Precompiled, Nmt, BertNormalizer ...) and for members of a wrong type.
 std::vector<NormalizeStage> make_normalizer(const Step& step);
 
 /// Runs the stages over one text; a piece that became empty has the empty text.

@@ -24,7 +24,9 @@ constexpr std::string_view kWord =
     R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{24b6}-\x{24e9}\x{1f130}-\x{1f149}\x{1f150}-\x{1f169}\x{1f170}-\x{1f189})";
 constexpr std::string_view kHex = "0-9A-Fa-f";
 
-bool is_ascii_alnum(char c) { return static_cast<unsigned char>(c) < 0x80 && std::isalnum(static_cast<unsigned char>(c)); }
+bool is_ascii_alnum(char c) {
+  return static_cast<unsigned char>(c) < 0x80 && std::isalnum(static_cast<unsigned char>(c));
+}
 
 class Translator {
  public:
@@ -39,8 +41,9 @@ class Translator {
 
  private:
   [[noreturn]] void refuse(const std::string& what) const {
-    throw Error(fmt::format("{}: the regular expression {} has {} at its byte offset {}, which tq does not know", where_,
-                            quote_name(in_), what, at_));
+    throw Error(fmt::format(
+        "{}: the regular expression {} has {} at its byte offset {}, which tq does not know",
+        where_, quote_name(in_), what, at_));
   }
 
   bool next_is(std::string_view text) const { return in_.substr(at_).starts_with(text); }
@@ -52,14 +55,20 @@ class Translator {
 
   void step() {
     switch (in_[at_]) {
-      case '\\': return take_escape();
-      case '[': return take_set();
-      case '(': return open_group();
-      case ')': return close_group();
-      case '{': return take_interval();
+      case '\\':
+        return take_escape();
+      case '[':
+        return take_set();
+      case '(':
+        return open_group();
+      case ')':
+        return close_group();
+      case '{':
+        return take_interval();
       case '*':
       case '+':
-      case '?': return take_quantifier();
+      case '?':
+        return take_quantifier();
       case '|':
       case '^':
       case '$':
@@ -72,12 +81,14 @@ class Translator {
   }
 
   void open_group() {
-    static constexpr std::string_view kOpenings[] = {"(?:", "(?=", "(?!", "(?<=", "(?<!", "(?>", "(?i:", "(?-i:"};
+    static constexpr std::string_view kOpenings[] = {
+        "(?:", "(?=", "(?!", "(?<=", "(?<!", "(?>", "(?i:", "(?-i:"};
     groups_.push_back(out_.size());
     for (const std::string_view opening : kOpenings) {
       if (next_is(opening)) return take(opening.size());
     }
-    if (next_is("(?") || next_is("(*")) refuse("a group of the kind " + quote_name(in_.substr(at_, 4)));
+    if (next_is("(?") || next_is("(*"))
+      refuse("a group of the kind " + quote_name(in_.substr(at_, 4)));
     take(1);
   }
 
@@ -127,8 +138,9 @@ class Translator {
   // Escapes that mean the same in and out of a set. What begins at `\`.
   bool take_common_escape() {
     static const std::map<char, std::string_view> kCharacters = {
-        {'n', R"(\x{a})"}, {'r', R"(\x{d})"}, {'t', R"(\x{9})"}, {'f', R"(\x{c})"},
-        {'v', R"(\x{b})"}, {'a', R"(\x{7})"}, {'e', R"(\x{1b})"}, {'d', R"(\p{Nd})"}, {'D', R"(\P{Nd})"}};
+        {'n', R"(\x{a})"},  {'r', R"(\x{d})"},  {'t', R"(\x{9})"},
+        {'f', R"(\x{c})"},  {'v', R"(\x{b})"},  {'a', R"(\x{7})"},
+        {'e', R"(\x{1b})"}, {'d', R"(\p{Nd})"}, {'D', R"(\P{Nd})"}};
     const char c = in_[at_ + 1];
     if (const auto found = kCharacters.find(c); found != kCharacters.end()) {
       out_ += found->second;
@@ -148,9 +160,11 @@ class Translator {
 
   void take_property() {
     static const std::map<std::string_view, std::string_view> kLong = {
-        {"Letter", "L"}, {"Mark", "M"}, {"Number", "N"}, {"Punctuation", "P"}, {"Symbol", "S"}, {"Separator", "Z"}, {"Other", "C"}};
+        {"Letter", "L"}, {"Mark", "M"},      {"Number", "N"}, {"Punctuation", "P"},
+        {"Symbol", "S"}, {"Separator", "Z"}, {"Other", "C"}};
     const std::size_t close = in_.find('}', at_);
-    if (at_ + 2 >= in_.size() || in_[at_ + 2] != '{' || close == std::string_view::npos) refuse("a property without {}");
+    if (at_ + 2 >= in_.size() || in_[at_ + 2] != '{' || close == std::string_view::npos)
+      refuse("a property without {}");
     std::string_view name = in_.substr(at_ + 3, close - at_ - 3);
     const bool negated = name.starts_with('^');
     if (negated) name.remove_prefix(1);
@@ -158,7 +172,8 @@ class Translator {
       if (!is_ascii_alnum(c) && c != '_') refuse("a property named " + quote_name(name));
     }
     if (const auto found = kLong.find(name); found != kLong.end()) name = found->second;
-    out_ += fmt::format("\\{}{{{}{}{}}}", in_[at_ + 1], negated ? "^" : "", name.size() > 2 ? "sc:" : "", name);
+    out_ += fmt::format("\\{}{{{}{}{}}}", in_[at_ + 1], negated ? "^" : "",
+                        name.size() > 2 ? "sc:" : "", name);
     at_ = close + 1;
   }
 
@@ -167,10 +182,16 @@ class Translator {
     const std::size_t begin = at_ + (braces ? 3 : 2);
     const std::size_t most = braces ? 8 : in_[at_ + 1] == 'x' ? 2 : 4;
     std::size_t end = begin;
-    while (end < in_.size() && end - begin < most && std::isxdigit(static_cast<unsigned char>(in_[end]))) ++end;
-    const bool whole = braces ? end > begin && end < in_.size() && in_[end] == '}' : in_[at_ + 1] == 'x' ? end > begin : end - begin == 4;
-    const unsigned long value = whole ? std::stoul(std::string(in_.substr(begin, end - begin)), nullptr, 16) : 0;
-    if (!whole || (!braces && in_[at_ + 1] == 'x' && value >= 0x80)) refuse("an unfinished \\x or \\u, or a single byte of UTF-8");
+    while (end < in_.size() && end - begin < most &&
+           std::isxdigit(static_cast<unsigned char>(in_[end])))
+      ++end;
+    const bool whole = braces                ? end > begin && end < in_.size() && in_[end] == '}'
+                       : in_[at_ + 1] == 'x' ? end > begin
+                                             : end - begin == 4;
+    const unsigned long value =
+        whole ? std::stoul(std::string(in_.substr(begin, end - begin)), nullptr, 16) : 0;
+    if (!whole || (!braces && in_[at_ + 1] == 'x' && value >= 0x80))
+      refuse("an unfinished \\x or \\u, or a single byte of UTF-8");
     out_ += fmt::format("\\x{{{:x}}}", value);
     at_ = end + (braces ? 1 : 0);
   }
@@ -183,17 +204,26 @@ class Translator {
       at_ += 2;
     };
     switch (in_[at_ + 1]) {
-      case 's': return emit(fmt::format("[{}]", kSpace));
-      case 'S': return emit(fmt::format("[^{}]", kSpace));
-      case 'w': return emit(fmt::format("[{}]", kWord));
-      case 'W': return emit(fmt::format("[^{}]", kWord));
-      case 'h': return emit(fmt::format("[{}]", kHex));
-      case 'H': return emit(fmt::format("[^{}]", kHex));
-      case 'b': return emit(fmt::format("(?:(?<=[{0}])(?![{0}])|(?<![{0}])(?=[{0}]))", kWord));
-      case 'B': return emit(fmt::format("(?:(?<=[{0}])(?=[{0}])|(?<![{0}])(?![{0}]))", kWord));
+      case 's':
+        return emit(fmt::format("[{}]", kSpace));
+      case 'S':
+        return emit(fmt::format("[^{}]", kSpace));
+      case 'w':
+        return emit(fmt::format("[{}]", kWord));
+      case 'W':
+        return emit(fmt::format("[^{}]", kWord));
+      case 'h':
+        return emit(fmt::format("[{}]", kHex));
+      case 'H':
+        return emit(fmt::format("[^{}]", kHex));
+      case 'b':
+        return emit(fmt::format("(?:(?<=[{0}])(?![{0}])|(?<![{0}])(?=[{0}]))", kWord));
+      case 'B':
+        return emit(fmt::format("(?:(?<=[{0}])(?=[{0}])|(?<![{0}])(?![{0}]))", kWord));
       case 'A':
       case 'z':
-      case 'Z': return emit(std::string(in_.substr(at_, 2)));
+      case 'Z':
+        return emit(std::string(in_.substr(at_, 2)));
       default:
         if (!take_common_escape()) refuse("the escape " + quote_name(in_.substr(at_, 2)));
     }
@@ -207,7 +237,8 @@ class Translator {
       out_ += "\\]";
       ++at_;
     }
-    bool after_class = false;  // a - beside a class such as \s is a character; the expansion must not make it a range
+    bool after_class = false;  // a - beside a class such as \s is a character; the expansion must
+                               // not make it a range
     while (at_ < in_.size() && in_[at_] != ']') {
       if (next_is("[")) refuse("a set inside a set");
       if (next_is("&&")) refuse("an intersection of sets");
@@ -229,13 +260,18 @@ class Translator {
   }
 
   bool begins_class(std::size_t at) const {
-    return at + 1 < in_.size() && in_[at] == '\\' && std::string_view("sSwdDhpP").find(in_[at + 1]) != std::string_view::npos;
+    return at + 1 < in_.size() && in_[at] == '\\' &&
+           std::string_view("sSwdDhpP").find(in_[at + 1]) != std::string_view::npos;
   }
 
   void take_set_escape() {
     if (at_ + 1 >= in_.size()) refuse("a \\ at its end");
     const char c = in_[at_ + 1];
-    const std::string_view body = c == 's' ? kSpace : c == 'S' ? kNotSpace : c == 'w' ? kWord : c == 'h' ? kHex : "";
+    const std::string_view body = c == 's'   ? kSpace
+                                  : c == 'S' ? kNotSpace
+                                  : c == 'w' ? kWord
+                                  : c == 'h' ? kHex
+                                             : "";
     if (!body.empty()) {
       out_ += body;
       at_ += 2;
@@ -248,8 +284,8 @@ class Translator {
   const std::string& where_;
   std::string out_;
   std::size_t at_ = 0;
-  std::size_t atom_ = 0;               ///< where the last atom begins in out_
-  std::vector<std::size_t> groups_;    ///< where each open group begins in out_
+  std::size_t atom_ = 0;             ///< where the last atom begins in out_
+  std::vector<std::size_t> groups_;  ///< where each open group begins in out_
 };
 
 }  // namespace
@@ -261,8 +297,10 @@ std::string translate_pattern(std::string_view pattern, const std::string& where
 std::string escape_pattern(std::string_view text) {
   std::string pattern;
   for (const char c : text) {
-    if (static_cast<unsigned char>(c) < 0x80 && !is_ascii_alnum(c)) pattern += fmt::format("\\x{{{:x}}}", static_cast<unsigned>(c));
-    else pattern += c;
+    if (static_cast<unsigned char>(c) < 0x80 && !is_ascii_alnum(c))
+      pattern += fmt::format("\\x{{{:x}}}", static_cast<unsigned>(c));
+    else
+      pattern += c;
   }
   return pattern;
 }

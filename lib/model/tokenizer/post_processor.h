@@ -14,9 +14,10 @@ struct Frame {
   std::vector<std::int32_t> after;
 };
 
-/// What a post-processor puts around a single text; nothing for null. Understood: TemplateProcessing (whose template
-/// for one text has $A once), BertProcessing, RobertaProcessing, ByteLevel (adds nothing), Sequence. Error for every
-/// other type and for a special token that has no ids.
+/// What a post-processor puts around a single text; nothing for null. Understood:
+/// TemplateProcessing (whose template for one text has $A once), BertProcessing, RobertaProcessing,
+/// ByteLevel (adds nothing), Sequence. Error for every other type and for a special token that has
+/// no ids.
 Frame make_frame(const Step& step);
 
 }  // namespace tq::text

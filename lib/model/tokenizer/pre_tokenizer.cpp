@@ -11,7 +11,8 @@ namespace {
 
 using Predicate = bool (*)(char32_t);
 
-/// GPT-2's words: contractions, runs of letters, of digits, of other characters, and of spaces less the last.
+/// GPT-2's words: contractions, runs of letters, of digits, of other characters, and of spaces less
+/// the last.
 constexpr const char* kByteLevelPattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
@@ -35,7 +36,8 @@ std::vector<Span> find_characters(const std::string& text, IsMatch is_match) {
 
 SplitStage make_character_split(Predicate is_match, SplitBehavior behavior) {
   return [is_match, behavior](Pieces& pieces) {
-    split_pieces(pieces, behavior, [&](const std::string& text) { return find_characters(text, is_match); });
+    split_pieces(pieces, behavior,
+                 [&](const std::string& text) { return find_characters(text, is_match); });
   };
 }
 
@@ -49,7 +51,8 @@ SplitStage make_regex_split(Regex regex, SplitBehavior behavior, bool invert) {
   };
 }
 
-/// GPT-2's visible stand-in for each byte: itself where it is printable in Latin-1, else U+0100 and on.
+/// GPT-2's visible stand-in for each byte: itself where it is printable in Latin-1, else U+0100 and
+/// on.
 std::array<std::string, 256> make_byte_names() {
   std::array<std::string, 256> names;
   char32_t next = 0x100;
@@ -60,14 +63,26 @@ std::array<std::string, 256> make_byte_names() {
   return names;
 }
 
+/// Writes each byte as `write(byte)` says.
+template <typename Write>
+void rewrite_bytes(Piece& piece, const Write& write) {
+  std::string text;
+  std::size_t start = 0;
+  text.reserve(piece.text.size() * 2);
+  for (std::size_t at = 0; at < piece.text.size(); ++at) {
+    text += write(piece.text[at]);
+    if (at < piece.start_bytes) start = text.size();
+  }
+  piece.text = std::move(text);
+  piece.start_bytes = start;
+}
+
 void name_bytes(Pieces& pieces) {
   static const std::array<std::string, 256> kNames = make_byte_names();
   for (Piece& piece : pieces) {
-    if (piece.id >= 0) continue;
-    std::string text;
-    text.reserve(piece.text.size() * 2);
-    for (const char c : piece.text) text += kNames[static_cast<unsigned char>(c)];
-    piece.text = std::move(text);
+    if (piece.id < 0)
+      rewrite_bytes(
+          piece, [](char c) -> std::string_view { return kNames[static_cast<unsigned char>(c)]; });
   }
 }
 
@@ -76,12 +91,13 @@ std::vector<SplitStage> make_byte_level(const Step& step) {
   if (step.boolean("add_prefix_space", true)) {
     stages.push_back([](Pieces& pieces) {
       for (Piece& piece : pieces) {
-        if (piece.id < 0 && !piece.text.starts_with(' ')) piece.text.insert(0, " ");
+        if (piece.id < 0 && !piece.text.starts_with(' ')) piece.prepend(" ");
       }
     });
   }
   if (step.boolean("use_regex", true)) {
-    stages.push_back(make_regex_split(Regex::compile(kByteLevelPattern, step.where), SplitBehavior::kIsolated, false));
+    stages.push_back(make_regex_split(Regex::compile(kByteLevelPattern, step.where),
+                                      SplitBehavior::kIsolated, false));
   }
   stages.push_back(name_bytes);
   return stages;
@@ -97,7 +113,9 @@ Prepend parse_prepend(const Step& step) {
   if (scheme != "always" && scheme != "first" && scheme != "never") {
     step.refuse("has the unknown prepend_scheme " + quote_name(scheme));
   }
-  const Prepend prepend = scheme == "always" ? Prepend::kAlways : scheme == "first" ? Prepend::kFirst : Prepend::kNever;
+  const Prepend prepend = scheme == "always"  ? Prepend::kAlways
+                          : scheme == "first" ? Prepend::kFirst
+                                              : Prepend::kNever;
   if (!step.boolean("add_prefix_space", true) && prepend != Prepend::kNever) {
     step.refuse("add_prefix_space is false but prepend_scheme is " + scheme);
   }
@@ -105,15 +123,12 @@ Prepend parse_prepend(const Step& step) {
 }
 
 void replace_spaces(Piece& piece, const std::string& mark, Prepend prepend) {
-  std::string text;
-  text.reserve(piece.text.size() + piece.text.size() / 2);
-  for (const char c : piece.text) {
-    if (c == ' ') text += mark;
-    else text += c;
-  }
-  const bool wanted = prepend == Prepend::kAlways || (prepend == Prepend::kFirst && piece.at_start);
-  if (wanted && !text.starts_with(mark)) text.insert(0, mark);
-  piece.text = std::move(text);
+  rewrite_bytes(piece, [&](const char& c) {
+    return c == ' ' ? std::string_view(mark) : std::string_view(&c, 1);
+  });
+  const bool wanted =
+      prepend == Prepend::kAlways || (prepend == Prepend::kFirst && piece.start_bytes > 0);
+  if (wanted && !piece.text.starts_with(mark)) piece.prepend(mark);
 }
 
 std::vector<SplitStage> make_metaspace(const Step& step) {
@@ -140,7 +155,8 @@ std::vector<SplitStage> make_sequence(const Step& step) {
   std::vector<SplitStage> stages;
   for (const Step& inner : step.steps("pretokenizers")) {
     std::vector<SplitStage> more = make_pre_tokenizer(inner);
-    stages.insert(stages.end(), std::make_move_iterator(more.begin()), std::make_move_iterator(more.end()));
+    stages.insert(stages.end(), std::make_move_iterator(more.begin()),
+                  std::make_move_iterator(more.end()));
     stages.push_back([where = inner.where](Pieces& pieces) {
       std::size_t bytes = 0;
       for (const Piece& piece : pieces) bytes += piece.text.size();
@@ -161,18 +177,24 @@ std::vector<SplitStage> make_pre_tokenizer(const Step& step) {
   if (type == "Sequence") return make_sequence(step);
   if (type == "Split") {
     if (!step.json.contains("behavior")) step.refuse("has no behavior");
-    return {make_regex_split(step.pattern(), parse_behavior(step, kIsolated), step.boolean("invert", false))};
+    return {make_regex_split(step.pattern(), parse_behavior(step, kIsolated),
+                             step.boolean("invert", false))};
   }
   if (type == "Digits") {
-    return {make_character_split(is_number, step.boolean("individual_digits", false) ? kIsolated : kContiguous)};
+    return {make_character_split(
+        is_number, step.boolean("individual_digits", false) ? kIsolated : kContiguous)};
   }
-  if (type == "Punctuation") return {make_character_split(is_punctuation, parse_behavior(step, kIsolated))};
+  if (type == "Punctuation")
+    return {make_character_split(is_punctuation, parse_behavior(step, kIsolated))};
   if (type == "WhitespaceSplit") return {make_character_split(is_whitespace, kRemoved)};
   if (type == "BertPreTokenizer") {
-    return {make_character_split(is_whitespace, kRemoved), make_character_split(is_punctuation, kIsolated)};
+    return {make_character_split(is_whitespace, kRemoved),
+            make_character_split(is_punctuation, kIsolated)};
   }
   if (type == "Whitespace") {
-    return {make_regex_split(Regex::compile(R"([\w\x{200c}\x{200d}]+|[^\w\x{200c}\x{200d}\s]+)", step.where), kRemoved, true)};
+    return {make_regex_split(
+        Regex::compile(R"([\w\x{200c}\x{200d}]+|[^\w\x{200c}\x{200d}\s]+)", step.where), kRemoved,
+        true)};
   }
   if (type == "CharDelimiterSplit") {
     const char32_t delimiter = step.character("delimiter");

@@ -73,8 +73,10 @@ class Handler : public nlohmann::json_sax<Json> {
   }
 
   bool end_object() override {
-    if (mode_ == Mode::kVocabulary) mode_ = Mode::kTree;
-    else close();
+    if (mode_ == Mode::kVocabulary)
+      mode_ = Mode::kTree;
+    else
+      close();
     return true;
   }
 
@@ -96,32 +98,43 @@ class Handler : public nlohmann::json_sax<Json> {
     key_ = std::move(name);
     if (mode_ != Mode::kTree) return true;
     bool twice = open_.back()->contains(key_);
-    if (in_model()) twice = twice || std::find(model_members_.begin(), model_members_.end(), key_) != model_members_.end();
+    if (in_model())
+      twice = twice ||
+              std::find(model_members_.begin(), model_members_.end(), key_) != model_members_.end();
     if (twice) refuse(fmt::format("the key {} occurs twice in an object", quote_name(key_)));
     return true;
   }
 
-  bool parse_error(std::size_t place, const std::string&, const nlohmann::detail::exception&) override {
-    refuse(fmt::format("is not valid JSON at byte offset {}; was it copied whole?", place == 0 ? 0 : place - 1));
+  bool parse_error(std::size_t place, const std::string&,
+                   const nlohmann::detail::exception&) override {
+    refuse(fmt::format("is not valid JSON at byte offset {}; was it copied whole?",
+                       place == 0 ? 0 : place - 1));
   }
 
  private:
   enum class Mode { kTree, kSkip, kVocabulary, kMerges, kPair };
 
-  [[noreturn]] void refuse(const std::string& what) const { throw Error(fmt::format("{}: {}", where_, what)); }
+  [[noreturn]] void refuse(const std::string& what) const {
+    throw Error(fmt::format("{}: {}", where_, what));
+  }
   [[noreturn]] void refuse_id() const {
-    refuse(fmt::format("model.vocab: the id of {} is not an integer from 0 to 2^31-1", quote_name(key_)));
+    refuse(fmt::format("model.vocab: the id of {} is not an integer from 0 to 2^31-1",
+                       quote_name(key_)));
   }
   [[noreturn]] void refuse_merge() const {
-    refuse(fmt::format("model.merges[{}] is neither \"LEFT RIGHT\" nor [LEFT, RIGHT]", parsed_.merges.size()));
+    refuse(fmt::format("model.merges[{}] is neither \"LEFT RIGHT\" nor [LEFT, RIGHT]",
+                       parsed_.merges.size()));
   }
 
-  bool in_model() const { return open_.size() == 2 && open_.front()->is_object() && model_ == open_.back(); }
+  bool in_model() const {
+    return open_.size() == 2 && open_.front()->is_object() && model_ == open_.back();
+  }
   bool at_member(const char* name) const { return in_model() && key_ == name; }
 
   void add_merge(const std::string& text) {
     const std::size_t space = text.find(' ');
-    if (space == std::string::npos || text.find(' ', space + 1) != std::string::npos) refuse_merge();
+    if (space == std::string::npos || text.find(' ', space + 1) != std::string::npos)
+      refuse_merge();
     parsed_.merges.emplace_back(text.substr(0, space), text.substr(space + 1));
   }
 
@@ -163,15 +176,17 @@ class Handler : public nlohmann::json_sax<Json> {
   }
 
   void close() {
-    if (mode_ != Mode::kSkip) open_.pop_back();
-    else if (--skipped_ == 0) mode_ = Mode::kTree;
+    if (mode_ != Mode::kSkip)
+      open_.pop_back();
+    else if (--skipped_ == 0)
+      mode_ = Mode::kTree;
   }
 
   const std::string& where_;
   TokenizerJson parsed_;
   Mode mode_ = Mode::kTree;
-  std::size_t skipped_ = 0;            ///< open containers of a member that is passed over
-  std::vector<Json*> open_;            ///< the containers around the current value
+  std::size_t skipped_ = 0;  ///< open containers of a member that is passed over
+  std::vector<Json*> open_;  ///< the containers around the current value
   const Json* model_ = nullptr;
   std::vector<std::string> model_members_;  ///< those that are not in the tree
   std::string key_;

@@ -18,7 +18,8 @@ utf8proc_category_t category_of(char32_t point) {
 }
 
 bool is_ascii(std::string_view text) {
-  return std::all_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x80; });
+  return std::all_of(text.begin(), text.end(),
+                     [](char c) { return static_cast<unsigned char>(c) < 0x80; });
 }
 
 bool is_continuation(char c) { return (static_cast<unsigned char>(c) & 0xc0) == 0x80; }
@@ -53,17 +54,21 @@ std::optional<std::size_t> find_invalid_utf8(std::string_view text) {
 void require_utf8(std::string_view text, const std::string& where) {
   const std::optional<std::size_t> bad = find_invalid_utf8(text);
   if (!bad) return;
-  throw Error(fmt::format("{}: is not UTF-8 at byte offset {} (0x{:02x}); convert it, for example with iconv -t UTF-8", where,
-                          *bad, static_cast<unsigned char>(text[*bad])));
+  throw Error(fmt::format(
+      "{}: is not UTF-8 at byte offset {} (0x{:02x}); convert it, for example with iconv -t UTF-8",
+      where, *bad, static_cast<unsigned char>(text[*bad])));
 }
 
 CodePoint decode_at(std::string_view text, std::size_t offset) {
-  const auto byte = [&](std::size_t i) { return static_cast<char32_t>(static_cast<unsigned char>(text[offset + i])); };
+  const auto byte = [&](std::size_t i) {
+    return static_cast<char32_t>(static_cast<unsigned char>(text[offset + i]));
+  };
   const char32_t first = byte(0);
   if (first < 0x80) return {first, 1};
   if (first < 0xe0) return {(first & 0x1f) << 6 | (byte(1) & 0x3f), 2};
   if (first < 0xf0) return {(first & 0x0f) << 12 | (byte(1) & 0x3f) << 6 | (byte(2) & 0x3f), 3};
-  return {(first & 0x07) << 18 | (byte(1) & 0x3f) << 12 | (byte(2) & 0x3f) << 6 | (byte(3) & 0x3f), 4};
+  return {(first & 0x07) << 18 | (byte(1) & 0x3f) << 12 | (byte(2) & 0x3f) << 6 | (byte(3) & 0x3f),
+          4};
 }
 
 CodePoint decode_before(std::string_view text, std::size_t end) {
@@ -79,9 +84,9 @@ void append_utf8(std::string& text, char32_t point) {
 }
 
 bool is_whitespace(char32_t point) {
-  return (point >= 0x09 && point <= 0x0d) || point == 0x20 || point == 0x85 || point == 0xa0 || point == 0x1680 ||
-         (point >= 0x2000 && point <= 0x200a) || point == 0x2028 || point == 0x2029 || point == 0x202f ||
-         point == 0x205f || point == 0x3000;
+  return (point >= 0x09 && point <= 0x0d) || point == 0x20 || point == 0x85 || point == 0xa0 ||
+         point == 0x1680 || (point >= 0x2000 && point <= 0x200a) || point == 0x2028 ||
+         point == 0x2029 || point == 0x202f || point == 0x205f || point == 0x3000;
 }
 
 bool is_number(char32_t point) {
@@ -102,7 +107,8 @@ bool is_punctuation(char32_t point) {
 
 bool is_word(char32_t point) {
   const utf8proc_category_t category = category_of(point);
-  if (category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_NL) return true;  // L*, M*, Nd, Nl
+  if (category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_NL)
+    return true;  // L*, M*, Nd, Nl
   if (category == UTF8PROC_CATEGORY_PC || point == 0x200c || point == 0x200d) return true;
   // Other_Alphabetic beyond the marks: circled and squared letters.
   return (point >= 0x24b6 && point <= 0x24e9) || (point >= 0x1f130 && point <= 0x1f149) ||
@@ -112,15 +118,17 @@ bool is_word(char32_t point) {
 std::string normalize_unicode(std::string_view text, NormalForm form) {
   if (is_ascii(text)) return std::string(text);
   int options = UTF8PROC_STABLE;
-  options |= form == NormalForm::kNfc || form == NormalForm::kNfkc ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE;
+  options |=
+      form == NormalForm::kNfc || form == NormalForm::kNfkc ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE;
   if (form == NormalForm::kNfkc || form == NormalForm::kNfkd) options |= UTF8PROC_COMPAT;
   utf8proc_uint8_t* result = nullptr;
-  const utf8proc_ssize_t length =
-      utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()), static_cast<utf8proc_ssize_t>(text.size()),
-                   &result, static_cast<utf8proc_option_t>(options));
+  const utf8proc_ssize_t length = utf8proc_map(
+      reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
+      static_cast<utf8proc_ssize_t>(text.size()), &result, static_cast<utf8proc_option_t>(options));
   const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(result, &std::free);
   if (length == UTF8PROC_ERROR_NOMEM) throw std::bad_alloc();
-  if (length < 0) throw Error(fmt::format("text cannot be normalized: {}", utf8proc_errmsg(length)));
+  if (length < 0)
+    throw Error(fmt::format("text cannot be normalized: {}", utf8proc_errmsg(length)));
   return std::string(reinterpret_cast<const char*>(result), static_cast<std::size_t>(length));
 }
 
@@ -133,7 +141,8 @@ std::string lowercase(std::string_view text) {
     if (point.value == 0x130) {
       lower += "i\xcc\x87";  // the only code point whose lower case is longer
     } else {
-      append_utf8(lower, static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(point.value))));
+      append_utf8(lower, static_cast<char32_t>(
+                             utf8proc_tolower(static_cast<utf8proc_int32_t>(point.value))));
     }
   }
   return lower;

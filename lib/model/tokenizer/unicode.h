@@ -1,6 +1,6 @@
-// Text as code points, and the properties of code points that tokenizers split and strip by. Every string here is valid
-// UTF-8 unless a function says otherwise. Properties and normalization come from utf8proc, so they are those of the
-// Unicode version that it carries.
+// Text as code points, and the properties of code points that tokenizers split and strip by. Every
+// string here is valid UTF-8 unless a function says otherwise. Properties and normalization come
+// from utf8proc, so they are those of the Unicode version that it carries.
 #pragma once
 
 #include <cstddef>
@@ -10,8 +10,8 @@
 
 namespace tq::text {
 
-/// The byte offset of the first byte that is not part of well-formed UTF-8 (overlong forms, surrogates and what is
-/// beyond U+10FFFF are not), or nothing.
+/// The byte offset of the first byte that is not part of well-formed UTF-8 (overlong forms,
+/// surrogates and what is beyond U+10FFFF are not), or nothing.
 std::optional<std::size_t> find_invalid_utf8(std::string_view text);
 
 /// Error "WHERE: is not UTF-8 at byte offset N (0xXX); ..." unless `text` is valid UTF-8.
@@ -42,7 +42,8 @@ bool is_word(char32_t point);
 
 enum class NormalForm { kNfc, kNfd, kNfkc, kNfkd };
 std::string normalize_unicode(std::string_view text, NormalForm form);
-/// Each code point for itself, without locale and without the rule for a final sigma; U+0130 becomes two code points.
+/// Each code point for itself, without locale and without the rule for a final sigma; U+0130
+/// becomes two code points.
 std::string lowercase(std::string_view text);
 
 }  // namespace tq::text
