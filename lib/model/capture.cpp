@@ -88,7 +88,7 @@ std::vector<TensorSpec> plan_tensors(const Model& model, const std::vector<int>&
 }  // namespace
 
 std::string model_name(const Model& model) {
-  const std::filesystem::path path = std::filesystem::path(model.dir()).lexically_normal();
+  const std::filesystem::path path = std::filesystem::absolute(model.dir()).lexically_normal();
   const std::filesystem::path last = path.has_filename() ? path.filename() : path.parent_path().filename();
   const std::filesystem::path snapshots = path.parent_path();
   const std::string repository = snapshots.parent_path().filename().string();

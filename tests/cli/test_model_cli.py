@@ -89,6 +89,14 @@ class Capture(ModelTest):
             self.refused(USAGE, "--layers", "capture", "--model", fixture("gemma3"), "--token-ids", self.ids([3]), "-o", "x",
                          "--layers", bad) if bad else None
 
+    def test_a_hub_id_is_found_in_the_cache(self):
+        snapshot = self.path("hub/models--some--llama/snapshots/abc")
+        shutil.copytree(fixture("llama"), snapshot)
+        self.tq("capture", "--model", "some/llama", "--token-ids", self.ids([3, 4]), "-o", "d", env={"HF_HUB_CACHE": self.path("hub")})
+        self.assertEqual(read_safetensors(self.path("d"))[1]["model"], "some/llama")
+        self.refused(COULD_NOT, "some/other", "capture", "--model", "some/other", "--token-ids", self.ids([3]), "-o", "x",
+                     env={"HF_HUB_CACHE": self.path("hub")})
+
     def test_latent_cache(self):
         _, got, metadata = self.capture("deepseek-v3", "--mla", "latent")
         self.assertEqual(got["k.0"].shape, [1, 24, 24])
