@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "lib/dtype.h"
+#include "lib/scheme.h"
 
 namespace tq {
 
@@ -24,13 +25,17 @@ struct Case {
   int dim;      ///< elements of a row, 8..1024
   int bits;     ///< bits of a code, 1..8
   DType dtype;  ///< of the rows: F32, F16 or BF16
-  int effort = 0;  ///< of the encoder, 0..3; 1..3 code with least-squares norms (Codec::with_effort())
+  NormMode norm = NormMode::kRaw;
+  int effort = 0;  ///< of the encoder, 0..3; 1..3 go with least-squares norms (Codec::with_effort())
 
   bool operator==(const Case&) const = default;
 };
 
-/// "encode, dim 128, 3 bits, BF16", and ", effort 2" where it is not 0.
+/// "encode, dim 128, 3 bits, BF16", the norm mode if it is not raw, and the effort if it is not 0.
 std::string describe(const Case& item);
+
+/// The default scheme of the case's dim and bits, with its norm mode.
+Scheme scheme_of(const Case& item);
 
 /// What a list of cases is the product of.
 struct CaseAxes {
@@ -38,7 +43,8 @@ struct CaseAxes {
   std::vector<int> dims;
   std::vector<int> bits;
   std::vector<DType> dtypes;
-  std::vector<int> efforts = {0};  ///< of encode; what follows an encoder is listed once, at effort 0
+  std::vector<NormMode> norms = {NormMode::kRaw};
+  std::vector<int> efforts = {0};  ///< of encode; 1..3 are listed once, with least-squares norms
 };
 
 /// The head dims and widths of KV caches, BF16, every operation.
