@@ -1,7 +1,7 @@
-# kernels/encode.cpp, decode.cpp and qjl.cpp, compiled once per instruction set. TQ_TARGET names the namespace, TQ_LANES the rows
+# kernels/encode.cpp, decode.cpp, qjl.cpp and compare.cpp, compiled once per instruction set. TQ_TARGET names the namespace, TQ_LANES the rows
 # that go through the code at once. The bytes they write are equal: no contraction, no fast math.
 set(TQ_WARNINGS -Wall -Wextra -Wpedantic -Wshadow -Wconversion)
-set(TQ_EXACT_FLAGS -ffp-contract=off -fno-math-errno -fno-trapping-math)
+set(TQ_EXACT_FLAGS -ffp-contract=off -fno-math-errno -fno-trapping-math -Wno-psabi)  # vectors by value are all inlined
 
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   set(tq_default_targets scalar simd128 avx2 avx512)
@@ -25,10 +25,10 @@ endif()
 set(TQ_CPU_OBJECTS)
 set(TQ_CPU_DEFINITIONS)
 foreach(target IN LISTS TQ_CPU_TARGETS)
-  add_library(tq_cpu_${target} OBJECT kernels/encode.cpp kernels/decode.cpp kernels/qjl.cpp)
+  add_library(tq_cpu_${target} OBJECT kernels/encode.cpp kernels/decode.cpp kernels/qjl.cpp kernels/compare.cpp)
   target_include_directories(tq_cpu_${target} PRIVATE ${CMAKE_SOURCE_DIR})
   target_compile_definitions(tq_cpu_${target} PRIVATE TQ_TARGET=${target} TQ_LANES=${tq_lanes_${target}})
-  target_compile_options(tq_cpu_${target} PRIVATE ${TQ_WARNINGS} ${TQ_EXACT_FLAGS} ${tq_kernel_flags} -Wno-psabi ${tq_flags_${target}})
+  target_compile_options(tq_cpu_${target} PRIVATE ${TQ_WARNINGS} ${TQ_EXACT_FLAGS} ${tq_kernel_flags} ${tq_flags_${target}})
   string(TOUPPER ${target} upper)
   list(APPEND TQ_CPU_DEFINITIONS TQ_HAVE_${upper})
   list(APPEND TQ_CPU_OBJECTS $<TARGET_OBJECTS:tq_cpu_${target}>)

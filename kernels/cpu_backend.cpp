@@ -17,6 +17,7 @@ struct CpuTarget {
   void (*decode)(const DecodeArgs&);
   std::int64_t (*sketch)(const SketchArgs&);
   void (*add_sketches)(const SketchArgs&);
+  void (*compare)(const CompareArgs&);
 };
 
 bool always() { return true; }
@@ -31,15 +32,19 @@ bool has_avx512() {
 #endif
 
 constexpr CpuTarget kTargets[] = {
-    {"scalar", always, scalar::encode_rows, scalar::decode_rows, scalar::sketch_rows, scalar::add_sketches},
+    {"scalar", always, scalar::encode_rows, scalar::decode_rows, scalar::sketch_rows, scalar::add_sketches,
+     scalar::compare_rows},
 #if defined(TQ_HAVE_SIMD128)
-    {"simd128", always, simd128::encode_rows, simd128::decode_rows, simd128::sketch_rows, simd128::add_sketches},
+    {"simd128", always, simd128::encode_rows, simd128::decode_rows, simd128::sketch_rows, simd128::add_sketches,
+     simd128::compare_rows},
 #endif
 #if defined(TQ_HAVE_AVX2)
-    {"avx2", has_avx2, avx2::encode_rows, avx2::decode_rows, avx2::sketch_rows, avx2::add_sketches},
+    {"avx2", has_avx2, avx2::encode_rows, avx2::decode_rows, avx2::sketch_rows, avx2::add_sketches,
+     avx2::compare_rows},
 #endif
 #if defined(TQ_HAVE_AVX512)
-    {"avx512", has_avx512, avx512::encode_rows, avx512::decode_rows, avx512::sketch_rows, avx512::add_sketches},
+    {"avx512", has_avx512, avx512::encode_rows, avx512::decode_rows, avx512::sketch_rows, avx512::add_sketches,
+     avx512::compare_rows},
 #endif
 };
 
@@ -72,6 +77,12 @@ class CpuBackend final : public Backend {
                     float* x_hat) const override {
     target_.add_sketches({codec.sketch_matrix().data(), codec.scheme().dim, false, DType::kF32, nullptr, x_hat, count,
                           const_cast<std::uint8_t*>(signs), const_cast<float*>(norms)});
+  }
+
+  void compare(int dim, DType dtype, const void* x, DType hat_dtype, const void* x_hat, std::int64_t count,
+               RowSums* sums) const override {
+    target_.compare({dim, dtype, static_cast<const std::uint8_t*>(x), hat_dtype,
+                     static_cast<const std::uint8_t*>(x_hat), count, sums});
   }
 
  private:

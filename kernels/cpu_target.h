@@ -1,4 +1,4 @@
-// What a CPU target offers. encode.cpp, decode.cpp and qjl.cpp are compiled once per target, each time with another
+// What a CPU target offers. encode.cpp, decode.cpp, qjl.cpp and compare.cpp are compiled once per target, each time with another
 // TQ_TARGET, which names the namespace; cpu_backend.cpp chooses among them at run time. The rows that are left when
 // TQ_LANES no longer fit are the scalar target's: it writes the same bytes.
 #pragma once
@@ -8,6 +8,7 @@
 #include "lib/codebook.h"
 #include "lib/dtype.h"
 #include "lib/math/row.h"
+#include "lib/measure/row_sums.h"
 
 namespace tq {
 
@@ -45,6 +46,16 @@ struct SketchArgs {
   float* norms;         ///< [count]: of the residuals
 };
 
+struct CompareArgs {
+  int dim;
+  DType dtype;            ///< of x: F32, F16 or BF16
+  const std::uint8_t* x;  ///< [count][dim]
+  DType hat_dtype;
+  const std::uint8_t* x_hat;
+  std::int64_t count;
+  RowSums* sums;  ///< [count]
+};
+
 // Those that return a number return the first row that cannot be coded, or -1.
 #define TQ_DECLARE_TARGET(target)                    \
   namespace target {                                 \
@@ -52,6 +63,7 @@ struct SketchArgs {
   void decode_rows(const DecodeArgs& args);          \
   std::int64_t sketch_rows(const SketchArgs& args);  \
   void add_sketches(const SketchArgs& args);         \
+  void compare_rows(const CompareArgs& args);        \
   }
 TQ_DECLARE_TARGET(scalar)
 TQ_DECLARE_TARGET(simd128)

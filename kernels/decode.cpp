@@ -23,6 +23,8 @@ void decode_all(const DecodeArgs& args) {
   const int code_bytes = math::row_bytes(dim, Bits);
   std::int64_t row = 0;
   for (; row + TQ_LANES <= args.count; row += TQ_LANES) {
+    math::prefetch<false>(args.codes + (row + 4 * TQ_LANES) * code_bytes, TQ_LANES * code_bytes);
+    math::prefetch<true>(args.rows + (row + TQ_LANES) * target_bytes, TQ_LANES * target_bytes);
     math::load_words(args.codes + row * code_bytes, code_bytes, code_bytes, b.words);
     V norm;
     memcpy(&norm, args.norms + row, sizeof(V));

@@ -34,6 +34,7 @@ std::int64_t encode_all(const EncodeArgs& args) {
   const int code_bytes = math::row_bytes(dim, Bits);
   std::int64_t row = 0;
   for (; row + TQ_LANES <= args.count; row += TQ_LANES) {
+    math::prefetch<false>(args.rows + (row + 2 * TQ_LANES) * source_bytes, TQ_LANES * source_bytes);
     math::load_rows(args.dtype, args.rows + row * source_bytes, dim, b.words, b.x);
     const auto coded = math::encode_row<Bits>(b.x, args.rotation, find_code, level_of, args.rule, b.words, b.scratch);
     memcpy(args.norms + row, &coded.norm, sizeof(V));

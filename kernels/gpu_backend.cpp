@@ -145,6 +145,12 @@ class CudaBackend final : public Backend {
     });
   }
 
+  /// On the host, where both sides lie: moving them would take longer than the sums.
+  void compare(int dim, DType dtype, const void* x, DType hat_dtype, const void* x_hat, std::int64_t count,
+               RowSums* sums) const override {
+    cpu_->compare(dim, dtype, x, hat_dtype, x_hat, count, sums);
+  }
+
  private:
   static constexpr std::int64_t kNone = -1;
   static constexpr std::int64_t kFloatBytes = sizeof(float);
@@ -201,6 +207,7 @@ class CudaBackend final : public Backend {
 
   int device_;
   std::string name_;
+  std::unique_ptr<Backend> cpu_ = make_cpu_backend();
   mutable std::mutex mutex_;  ///< guards the buffers, and keeps calls in order
   mutable DeviceBuffer signs1_, signs2_, matrix_, rows_, x_hat_, codes_, norms_, refused_;
 };

@@ -65,6 +65,13 @@ TQ_HD void transpose(I* m) {
 }
 #undef TQ_SHUFFLE
 
+/// Asks for `bytes` bytes at `at` to come into the cache, to be read or written. A block of rows is read in many streams, which
+/// the hardware's own prefetchers follow badly; asked for blocks ahead, the wait overlaps the arithmetic. `at` may be anywhere.
+template <bool kWrite>
+TQ_HD void prefetch(const std::uint8_t* at, std::int64_t bytes) {
+  for (std::int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(at + i, kWrite ? 1 : 0);
+}
+
 /// words[w] lane r = word w of row r. rows: kLanes<I> rows, `stride` bytes apart, `bytes` used of each; the words'
 /// bytes past the end of a row are zero.
 template <class I>
@@ -130,7 +137,7 @@ TQ_HD void store_rows(DType dtype, V* x, int dim, IntOf<V>* words, std::uint8_t*
     for (int i = 0; i < dim; i += 2) {
       const V high = i + 1 < dim ? x[i + 1] : splat<V>(0.0f);
       words[i / 2] = dtype == DType::kF16 ? f16_from_float(x[i]) | (f16_from_float(high) << 16)
-                                          : bf16_from_float(x[i]) | (bf16_from_float(high) << 16);
+                                          : bf16_pair_from_float(x[i], high);
     }
   }
   store_words(words, rows, bytes, bytes);

@@ -26,4 +26,18 @@ void decode_rows(const Backend& backend, const Codec& codec, const CodedRows& co
   convert_from_float(x_hat.data(), static_cast<std::int64_t>(x_hat.size()), dtype, rows);
 }
 
+void compare_rows(const Backend& backend, int dim, DType dtype, const void* x, DType hat_dtype, const void* x_hat,
+                  std::int64_t count, ErrorStats& stats) {
+  constexpr std::int64_t kAtOnce = 1024;
+  std::vector<RowSums> sums(static_cast<std::size_t>(std::min(count, kAtOnce)));
+  const auto* from = static_cast<const std::byte*>(x);
+  const auto* hat = static_cast<const std::byte*>(x_hat);
+  for (std::int64_t row = 0; row < count; row += kAtOnce) {
+    const std::int64_t here = std::min(kAtOnce, count - row);
+    backend.compare(dim, dtype, from + row * dim * static_cast<std::int64_t>(size_of(dtype)), hat_dtype,
+                    hat + row * dim * static_cast<std::int64_t>(size_of(hat_dtype)), here, sums.data());
+    stats.add_sums({sums.data(), static_cast<std::size_t>(here)}, dim);
+  }
+}
+
 }  // namespace tq

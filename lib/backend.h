@@ -11,6 +11,7 @@
 #include "lib/codec.h"
 #include "lib/coded_rows.h"
 #include "lib/dtype.h"
+#include "lib/measure/error_stats.h"
 
 namespace tq {
 
@@ -39,6 +40,11 @@ class Backend {
   /// Adds the sketches to x_hat [count][dim]: inner products with the result are unbiased (Algorithm 2). Thread-safe.
   virtual void add_sketches(const Codec& codec, const std::uint8_t* signs, const float* norms, std::int64_t count,
                             float* x_hat) const = 0;
+
+  /// How far x_hat [count][dim] is from x [count][dim], each of F32, F16 or BF16: the sums of each row, for
+  /// ErrorStats::add_sums(). The same in every CPU target. Thread-safe.
+  virtual void compare(int dim, DType dtype, const void* x, DType hat_dtype, const void* x_hat, std::int64_t count,
+                       RowSums* sums) const = 0;
 };
 
 /// Instruction sets that this machine can run, narrowest first: "scalar", "simd128", "avx2", "avx512".
@@ -64,5 +70,10 @@ enum class Decode {
 /// coded -> rows [count][dim] of F32, F16 or BF16, rounded to nearest even. Thread-safe.
 void decode_rows(const Backend& backend, const Codec& codec, const CodedRows& coded, Decode purpose, DType dtype,
                  void* rows);
+
+/// Adds the error of x_hat [count][dim] against x [count][dim], each of F32, F16 or BF16, to `stats`. Throws as
+/// ErrorStats::add_sums().
+void compare_rows(const Backend& backend, int dim, DType dtype, const void* x, DType hat_dtype, const void* x_hat,
+                  std::int64_t count, ErrorStats& stats);
 
 }  // namespace tq

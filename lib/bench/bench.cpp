@@ -151,17 +151,9 @@ class Workbench {
   }
 
   ErrorStats compare_piece(std::int64_t piece) const {
-    std::array<float, 4096> x, x_hat;  // stays in the first-level cache
-    const std::int64_t at_once = static_cast<std::int64_t>(x.size()) / item_.dim;
-    ErrorStats stats;
     const std::int64_t first = piece * piece_rows_;
-    const std::int64_t end = first + rows_of(piece);
-    for (std::int64_t r = first; r < end; r += at_once) {
-      const std::int64_t count = std::min(at_once, end - r);
-      convert_to_float(item_.dtype, row(rows_, r), count * item_.dim, x.data());
-      convert_to_float(item_.dtype, row(decoded_, r), count * item_.dim, x_hat.data());
-      stats.add_rows(x.data(), x_hat.data(), count, item_.dim);
-    }
+    ErrorStats stats;
+    compare_rows(backend_, item_.dim, item_.dtype, row(rows_, first), item_.dtype, row(decoded_, first), rows_of(piece), stats);
     return stats;
   }
 
@@ -265,7 +257,7 @@ BenchResult run_case(const Case& item, const std::vector<std::uint8_t>& rows,
   Workbench bench(item, rows, backend, threads);
   BenchResult result;
   result.item = item;
-  result.target = item.operation == Operation::kCompare ? "cpu" : backend.name();
+  result.target = backend.name();
   result.threads = threads;
   result.rows = bench.count();
   result.bytes = rows.size();

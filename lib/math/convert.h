@@ -26,16 +26,27 @@ TQ_HD FloatOf<I> float_from_f16(I bits) {
   return bits_as<V>(bits_as<I>(scaled) | sign | (special & 0x7f800000));
 }
 
-/// Nearest BF16, ties to even, in the low 16 bits of each lane. NaN stays NaN, and overflow becomes infinity.
+/// Nearest BF16, ties to even, in the high 16 bits of each lane; the low ones mean nothing. NaN stays NaN, and overflow
+/// becomes infinity.
 template <class V>
-TQ_HD IntOf<V> bf16_from_float(V x) {
+TQ_HD IntOf<V> bf16_in_high_half(V x) {
   using I = IntOf<V>;
   const I bits = bits_as<I>(x);
-  const I odd = (bits >> 16) & 1;
-  const I rounded = ((bits >> 16) + (((bits & 0xffff) + 0x7fff + odd) >> 16)) & 0xffff;
-  const I nan = ((bits >> 16) & 0xffff) | 0x40;
-  const I is_nan = ~mask_greater(absolute(x), splat<V>(-1.0f));
-  return (~is_nan & rounded) | (is_nan & nan);
+  const I is_nan = mask_greater_int(bits & 0x7fffffff, splat_int<I>(0x7f800000));
+  const I half_and_odd = ((bits >> 16) & 1) + 0x7fff;
+  return (bits + (~is_nan & half_and_odd)) | (is_nan & 0x400000);
+}
+
+/// Nearest BF16 in the low 16 bits of each lane, the others zero.
+template <class V>
+TQ_HD IntOf<V> bf16_from_float(V x) {
+  return (bf16_in_high_half(x) >> 16) & 0xffff;
+}
+
+/// Nearest BF16 of two values: `low` in the low 16 bits of each lane, `high` in the high ones.
+template <class V>
+TQ_HD IntOf<V> bf16_pair_from_float(V low, V high) {
+  return bf16_from_float(low) | (bf16_in_high_half(high) & ~0xffff);
 }
 
 /// Nearest F16, ties to even, in the low 16 bits of each lane. NaN stays NaN, and overflow becomes infinity.

@@ -68,6 +68,7 @@ class LevelTable {
 
   TQ_HD explicit LevelTable(const Codebook& codebook) : levels_(codebook.levels) {
     if constexpr (kRegisters > 0) memcpy(tables_, levels_, sizeof(float) << Bits);
+    if constexpr (kRegisters == 2) tables_[1] = bits_as<V>(bits_as<I>(tables_[0]) ^ bits_as<I>(tables_[1]));
   }
 
   TQ_HD V operator()(I code) const {
@@ -77,7 +78,7 @@ class LevelTable {
       return permute(tables_[0], code);
     } else if constexpr (kRegisters == 2) {
       const I upper = mask_greater_int(code, splat_int<I>(kLanes<V> - 1));
-      return select(upper, permute(tables_[1], code), permute(tables_[0], code));
+      return bits_as<V>(bits_as<I>(permute(tables_[0], code)) ^ (upper & bits_as<I>(permute(tables_[1], code))));
     } else {
       V level = splat<V>(0.0f);
       for (int lane = 0; lane < kLanes<V>; ++lane) level[lane] = levels_[code[lane]];
@@ -91,7 +92,7 @@ class LevelTable {
   static constexpr int kRegisters = kCanPermute<V> && kNeeded <= 2 ? kNeeded : 0;
 
   const float* levels_;
-  V tables_[kRegisters > 0 ? kRegisters : 1] = {};
+  V tables_[kRegisters > 0 ? kRegisters : 1] = {};  ///< of two, the second holds what turns the first's bits into its own
 };
 
 }  // namespace TQ_TARGET

@@ -73,7 +73,8 @@ TQ_HD void butterfly_pass(V* x, int dim, int stride, const std::uint32_t* signs)
 }
 
 /// Unnormalized fast Walsh-Hadamard transform, natural order, of each block of `block` values (a power of two) in
-/// x[0..dim), after the signs. Strides ascend 1, 2, 4, ...; how many levels share a pass over memory changes no value.
+/// x[0..dim), after the signs. Strides ascend 1, 2, 4, ...; how many levels share a pass over memory changes no value:
+/// three at most, because the 16 values of four leave no registers to add in, and their spills cost more than a pass.
 template <class V>
 TQ_HD void transform_blocks(V* x, int dim, int block, const std::uint32_t* signs) {
   if (block == 1) {
@@ -81,13 +82,10 @@ TQ_HD void transform_blocks(V* x, int dim, int block, const std::uint32_t* signs
   }
   for (int stride = 1; stride < block; signs = nullptr) {
     const int left = block / stride;
-    if (left == 8 || left >= 64) {
+    if (left == 8 || left >= 32) {
       butterfly_pass<3>(x, dim, stride, signs);
       stride *= 8;
-    } else if (left >= 16) {
-      butterfly_pass<4>(x, dim, stride, signs);
-      stride *= 16;
-    } else if (left == 4) {
+    } else if (left >= 4) {
       butterfly_pass<2>(x, dim, stride, signs);
       stride *= 4;
     } else {

@@ -9,31 +9,12 @@
 #include <string>
 
 #include "lib/error.h"
+#include "lib/math/compare.h"
 
 namespace tq {
 namespace {
 
 constexpr double kNothingMeasured = std::numeric_limits<double>::quiet_NaN();
-
-struct RowSums {
-  double dot = 0;
-  double x_energy = 0;
-  double x_hat_energy = 0;
-  double error_energy = 0;
-};
-
-RowSums sum_row(std::span<const float> x, std::span<const float> x_hat) {
-  RowSums sums;
-  for (std::size_t i = 0; i < x.size(); ++i) {
-    const double a = x[i];
-    const double b = x_hat[i];
-    sums.dot += a * b;
-    sums.x_energy += a * a;
-    sums.x_hat_energy += b * b;
-    sums.error_energy += (a - b) * (a - b);
-  }
-  return sums;
-}
 
 [[noreturn]] void refuse_row(std::int64_t row, const std::string& reason) {
   throw Error("error statistics: row " + std::to_string(row) + " " + reason);
@@ -61,24 +42,30 @@ void ErrorStats::add_row(std::span<const float> x, std::span<const float> x_hat)
     refuse_row(rows(), "has " + std::to_string(x.size()) + " values and its reconstruction " +
                            std::to_string(x_hat.size()) + ": give equal lengths of at least 1");
   }
-  const RowSums row = sum_row(x, x_hat);
-  // Squares of finite floats cannot overflow a double, so these sums are finite exactly when every
-  // value is.
-  if (!std::isfinite(row.x_energy)) refuse_row(rows(), "holds NaN or infinity: mend the input");
-  if (!std::isfinite(row.x_hat_energy)) {
-    refuse_row(rows(), "of the reconstruction holds NaN or infinity: decode it again");
-  }
-  const double cosine = cosine_from_sums(row.dot, row.x_energy, row.x_hat_energy);
-  cosines_.push_back(static_cast<float>(cosine));
-  cosine_sum_ += cosine;
-  values_ += static_cast<std::int64_t>(x.size());
-  x_energy_ += row.x_energy;
-  x_hat_energy_ += row.x_hat_energy;
-  error_energy_ += row.error_energy;
-  dot_ += row.dot;
-  if (row.x_energy > 0) {
-    ++rows_with_norm_;
-    norm_ratio_sum_ += std::sqrt(row.x_hat_energy / row.x_energy);
+  const RowSums row =
+      math::compare_row(DType::kF32, reinterpret_cast<const std::uint8_t*>(x.data()), DType::kF32,
+                        reinterpret_cast<const std::uint8_t*>(x_hat.data()), static_cast<int>(x.size()));
+  add_sums({&row, 1}, static_cast<int>(x.size()));
+}
+
+void ErrorStats::add_sums(std::span<const RowSums> rows, int dim) {
+  for (const RowSums& row : rows) {
+    if (!std::isfinite(row.x_energy)) refuse_row(this->rows(), "holds NaN or infinity: mend the input");
+    if (!std::isfinite(row.x_hat_energy)) {
+      refuse_row(this->rows(), "of the reconstruction holds NaN or infinity: decode it again");
+    }
+    const double cosine = cosine_from_sums(row.dot, row.x_energy, row.x_hat_energy);
+    cosines_.push_back(static_cast<float>(cosine));
+    cosine_sum_ += cosine;
+    values_ += dim;
+    x_energy_ += row.x_energy;
+    x_hat_energy_ += row.x_hat_energy;
+    error_energy_ += row.error_energy;
+    dot_ += row.dot;
+    if (row.x_energy > 0) {
+      ++rows_with_norm_;
+      norm_ratio_sum_ += std::sqrt(row.x_hat_energy / row.x_energy);
+    }
   }
 }
 

@@ -10,6 +10,8 @@
 #include <span>
 #include <vector>
 
+#include "lib/measure/row_sums.h"
+
 namespace tq {
 
 /// The cosine <x, x_hat> / sqrt(|x|^2 |x_hat|^2) from its three sums, clamped to [-1, 1].
@@ -34,6 +36,9 @@ class ErrorStats {
   /// Adds `rows` rows of `dim` values, both tensors row-major [rows, dim]. Throws as add_row does,
   /// and for a negative `rows` or a `dim` below 1; the rows before a refused one have been added.
   void add_rows(const float* x, const float* x_hat, std::int64_t rows, int dim);
+
+  /// Adds rows of `dim` values by their sums, as Backend::compare() makes them. Throws as add_rows does.
+  void add_sums(std::span<const RowSums> rows, int dim);
 
   /// Adds what `other` saw, as if its rows had come after these. Counts, percentile, minimum and
   /// worst row are the same however the rows were grouped; sums agree to rounding, so merge in a

@@ -241,7 +241,7 @@ class Measurer {
   void measure_part(const CodecSet& set, const std::vector<float>& x, const Reconstruction& coded, PartSums& sums) const {
     const int dim = set.main->scheme().dim;
     const std::int64_t rows = coded.coded.count;
-    sums.errors.add_rows(x.data(), coded.rows.data(), rows, dim);
+    compare_rows(backend_, dim, DType::kF32, x.data(), DType::kF32, coded.rows.data(), rows, sums.errors);
     for (std::size_t i = 0; i < kOtherSeeds; ++i) {
       const std::vector<float> other = decode(set.other_seeds[i], encode(set.other_seeds[i], x, "other seed"));
       sums.other_seed_error[i] = error_energy(x, other);
@@ -249,7 +249,8 @@ class Measurer {
     for (int i = 0; i < kControls; ++i) {
       const std::vector<float> rows_of_control = make_control(static_cast<Control>(i), set, x, coded);
       if (rows_of_control.empty()) continue;
-      sums.controls[static_cast<std::size_t>(i)].add_rows(x.data(), rows_of_control.data(), rows, dim);
+      compare_rows(backend_, dim, DType::kF32, x.data(), DType::kF32, rows_of_control.data(), rows,
+                   sums.controls[static_cast<std::size_t>(i)]);
     }
   }
 
