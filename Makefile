@@ -8,7 +8,7 @@ FUZZ_SECONDS ?= 300
 
 # Everything that the build and the tests need, by its Debian and Ubuntu name. Optional: a CUDA toolkit.
 PACKAGES := g++ make cmake ninja-build ccache python3 libcli11-dev libfmt-dev libeigen3-dev libboost-math-dev \
-            doctest-dev nlohmann-json3-dev libxxhash-dev libpcre2-dev
+            doctest-dev nlohmann-json3-dev libxxhash-dev libpcre2-dev libutf8proc-dev
 
 .PHONY: demo test build deps fuzz format clean
 
@@ -43,8 +43,8 @@ deps:
 # Long fuzzing with clang's libFuzzer (packages clang and libclang-rt-dev); the test suite runs a short one.
 fuzz:
 	cmake --preset fuzz
-	cmake --build --preset fuzz --target fuzz_safetensors fuzz_kv_file
-	for fuzzer in fuzz_safetensors fuzz_kv_file; do \
+	cmake --build --preset fuzz --target fuzz_safetensors fuzz_kv_file fuzz_tokenizer
+	for fuzzer in fuzz_safetensors fuzz_kv_file fuzz_tokenizer; do \
 	  mkdir -p build/fuzz/corpus-$$fuzzer && \
 	  build/fuzz/$$fuzzer -max_total_time=$(FUZZ_SECONDS) -max_len=65536 build/fuzz/corpus-$$fuzzer tests/golden tests/fuzz_seeds || exit 1; \
 	done

@@ -1,10 +1,12 @@
 // tq bench: how fast the codec runs here, beside a copy of the same bytes.
 #include "lib/bench/bench.h"
+#include "lib/bench/device_bench.h"
 
 #include <fmt/format.h>
 #include <sys/utsname.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <ctime>
 #include <fstream>
@@ -26,7 +28,9 @@ struct Options {
   std::string operation = "all";
   CaseAxes axes = bench_axes();
   std::vector<int> threads;
+  std::vector<std::string> norms = {"raw"};
   std::string target = "auto";
+  std::string device = "cpu";
   std::uint64_t megabytes = 64;
   int repeat = 7;
   bool json = false;
@@ -34,11 +38,16 @@ struct Options {
 };
 
 struct Report {
-  std::vector<CopyRate> copies;  ///< one for each number of threads
+  std::string gpu;                ///< name and versions; empty for the CPU
+  std::vector<CopyRate> copies;  ///< one for each number of threads; on a GPU one
   std::vector<BenchResult> results;
 
-  /// The rate as a share of the copy by as many threads.
+  /// CPU: the rate as a share of the copy by as many threads. GPU: all bytes that are read and written, a second, as a share of
+  /// those of the copy.
   double share_of_copy(const BenchResult& result) const {
+    if (!gpu.empty()) {
+      return static_cast<double>(result.moved) / result.timing.median_us / (2e3 * copies.front().gb_per_s);
+    }
     for (const CopyRate& copy : copies) {
       if (copy.threads == result.threads) return result.gb_per_s / copy.gb_per_s;
     }
@@ -62,6 +71,43 @@ std::vector<std::unique_ptr<Backend>> make_backends(const std::string& target) {
 /// alone.
 bool is_measured(const Case& item, std::size_t backend) {
   return backend == 0 || item.operation != Operation::kCompare;
+}
+
+/// N of "cuda:N", 0 of "cuda".
+int device_number(const std::string& device) {
+  int number = 0;
+  if (device == "cuda") return number;
+  const std::string digits = device.starts_with("cuda:") ? device.substr(5) : "";
+  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), number);
+  if (digits.empty() || error != std::errc() || end != digits.data() + digits.size() || number < 0) {
+    throw UsageError(fmt::format("--device: '{}' is none of cpu, cuda, cuda:N", device));
+  }
+  return number;
+}
+
+Report measure_device(const Options& options) {
+  const auto bench = make_device_bench(device_number(options.device));
+  const std::vector<Case> cases = list_cases(options.axes);
+  const std::uint64_t bytes = options.megabytes * 1000000;
+  ProgressBar bar("bench", (cases.size() + 1) * bytes, ProgressBar::Unit::kBytes, options.quiet);
+  const Progress progress = bar.callback();
+  Report report;
+  report.gpu = fmt::format("{}, {}", bench->name(), bench->versions());
+  report.copies.push_back(bench->measure_copy(bytes, options.repeat));
+  progress(bytes);
+  std::vector<std::uint8_t> rows;
+  int dim = 0;
+  for (const Case& item : cases) {
+    if (item.operation == Operation::kCompare) continue;
+    if (item.dim != dim) {
+      dim = item.dim;
+      const std::uint64_t row_bytes = static_cast<std::uint64_t>(dim) * size_of(item.dtype);
+      rows = make_bench_rows(item.dtype, dim, static_cast<std::int64_t>(bytes / row_bytes));
+    }
+    report.results.push_back(bench->run_case(item, rows, options.repeat));
+    progress(bytes);
+  }
+  return report;
 }
 
 Report measure(const Options& options) {
@@ -103,16 +149,21 @@ Report measure(const Options& options) {
 std::string format_table(const Report& report, const Options& options) {
   std::string text = fmt::format("{} of BF16 rows a case; GB/s of these bytes, median of {} runs\n",
                                  format_bytes(options.megabytes * 1000000), options.repeat);
+  if (!report.gpu.empty()) {
+    text += fmt::format("{}\ncopy in device memory: {:.1f} GB/s read and as much written\n", report.gpu,
+                        report.copies.front().gb_per_s);
+  }
   for (const CopyRate& copy : report.copies) {
+    if (!report.gpu.empty()) break;
     text += fmt::format("memcpy of as many bytes, {} thread{}: {:.2f} GB/s\n", copy.threads,
                         copy.threads == 1 ? "" : "s", copy.gb_per_s);
   }
-  Table table({"op", "dim", "bits", "target", "threads", "GB/s", "of memcpy", "median us", "min us",
-               "hash"});
+  Table table({"op", "dim", "bits", "norm", "target", "threads", "GB/s", report.gpu.empty() ? "of memcpy" : "of copy",
+               "median us", "min us", "hash"});
   for (const BenchResult& r : report.results) {
     std::vector<std::string> cells = {std::string(name_of(r.item.operation)),
                                       std::to_string(r.item.dim), std::to_string(r.item.bits),
-                                      r.target, std::to_string(r.threads)};
+                                      std::string(name_of(r.item.norm)), r.target, std::to_string(r.threads)};
     if (r.failure.empty()) {
       cells.insert(
           cells.end(),
@@ -147,21 +198,23 @@ std::string format_date() {
   return {text, std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &utc)};
 }
 
-Json case_json(const BenchResult& r, double share_of_copy) {
+Json case_json(const BenchResult& r, const char* share, double share_of_copy) {
   const bool timed = r.failure.empty();
   const auto if_timed = [&](auto value) { return timed ? Json(value) : Json(nullptr); };
   return {{"op", name_of(r.item.operation)},
           {"dim", r.item.dim},
           {"bits", r.item.bits},
+          {"norm", name_of(r.item.norm)},
           {"dtype", name_of(r.item.dtype)},
           {"target", r.target},
           {"threads", r.threads},
           {"rows", r.rows},
           {"bytes", r.bytes},
+          {"bytes_moved", r.moved},
           {"relative_mse", std::isfinite(r.relative_mse) ? Json(r.relative_mse) : Json(nullptr)},
           {"expected_mse", r.expected_mse},
           {"gb_per_s", if_timed(r.gb_per_s)},
-          {"of_memcpy", if_timed(share_of_copy)},
+          {share, if_timed(share_of_copy)},
           {"median_us", if_timed(r.timing.median_us)},
           {"min_us", if_timed(r.timing.min_us)},
           {"hash", if_timed(fmt::format("{:016x}", r.hash))},
@@ -173,11 +226,13 @@ std::string format_json(const Report& report, const Options& options) {
   json["schema_version"] = kSchemaVersion;
   json["tq"] = TQ_VERSION;
   json["machine"] = {{"cpu", describe_cpu()}, {"threads", default_threads()}};
+  if (!report.gpu.empty()) json["machine"]["gpu"] = report.gpu;
   json["date"] = format_date();
   json["repeat"] = options.repeat;
-  json["memcpy"] = Json::array();
+  const char* const copy_key = report.gpu.empty() ? "memcpy" : "device_copy";
+  json[copy_key] = Json::array();
   for (const CopyRate& copy : report.copies) {
-    json["memcpy"].push_back({{"threads", copy.threads},
+    json[copy_key].push_back({{"threads", copy.threads},
                               {"bytes", copy.bytes},
                               {"gb_per_s", copy.gb_per_s},
                               {"median_us", copy.timing.median_us},
@@ -185,7 +240,7 @@ std::string format_json(const Report& report, const Options& options) {
   }
   json["cases"] = Json::array();
   for (const BenchResult& r : report.results)
-    json["cases"].push_back(case_json(r, report.share_of_copy(r)));
+    json["cases"].push_back(case_json(r, report.gpu.empty() ? "of_memcpy" : "of_copy", report.share_of_copy(r)));
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
@@ -197,7 +252,9 @@ ExitCode run(Options options) {
   std::sort(options.threads.begin(), options.threads.end());
   options.threads.erase(std::unique(options.threads.begin(), options.threads.end()),
                         options.threads.end());
-  const Report report = measure(options);
+  options.axes.norms.clear();
+  for (const std::string& norm : options.norms) options.axes.norms.push_back(parse_norm_mode(norm));
+  const Report report = options.device == "cpu" ? measure(options) : measure_device(options);
   fmt::print("{}", options.json ? format_json(report, options) : format_table(report, options));
   ExitCode code = ExitCode::kDone;
   for (const BenchResult& r : report.results) {
@@ -243,6 +300,12 @@ void add_bench(CLI::App& app, Command& command) {
   sub->add_option("--target", options->target,
                   "CPU target; auto: the widest, or what TQ_CPU names; all: each in turn")
       ->check(CLI::IsMember({"scalar", "simd128", "avx2", "avx512", "auto", "all"}));
+  sub->add_option("--norm", options->norms, "raw, corrected, least-squares, a list")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->check(CLI::IsMember({"raw", "corrected", "least-squares"}));
+  sub->add_option("--device", options->device,
+                  "cpu, cuda or cuda:N; on a GPU rows lie in its memory, and times are of its kernels alone");
   sub->add_option("--mb", options->megabytes,
                   "BF16 rows of a case, 1..16384 MB; more than the caches hold shows memory")
       ->check(CLI::Range(1, 16384));

@@ -18,6 +18,7 @@ void add_pack_weights(CLI::App& app, Command& command);
 void add_merge_shards(CLI::App& app, Command& command);
 void add_inspect(CLI::App& app, Command& command);
 void add_verify(CLI::App& app, Command& command);
+void add_tokenize(CLI::App& app, Command& command);
 void add_bench(CLI::App& app, Command& command);
 
 }  // namespace tq::cli

@@ -72,6 +72,7 @@ int main(int argc, char** argv) {
   tq::cli::add_merge_shards(app, command);
   tq::cli::add_inspect(app, command);
   tq::cli::add_verify(app, command);
+  tq::cli::add_tokenize(app, command);
   tq::cli::add_bench(app, command);
   try {
     app.parse(argc, argv);

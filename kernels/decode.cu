@@ -1,26 +1,10 @@
 // Decode on the GPU: the mirror of encode.cu, one thread a row, any dim up to 1024, any rotation. The plain kernel.
 // Layout as there: the row and its scratch in local memory, interleaved by the hardware; the levels in shared memory.
 #include "kernels/cuda_check.h"
-#include "kernels/gpu_rows.h"
-#include "kernels/gpu_target.h"
-#include "lib/math/row.h"
+#include "kernels/gpu_plain.h"
 
 namespace tq::cuda {
 namespace {
-
-// ---- Helpers.
-
-/// Decodes one row in the memory of one thread; not inlined, as in encode.cu.
-template <int Bits>
-__device__ __noinline__ void decode_one(const DecodeArgs& args, const Codebook& codebook, std::int64_t row, float* x,
-                                        float* scratch, std::int32_t* words) {
-  const int dim = args.rotation.dim;
-  const int bytes = math::row_bytes(dim, Bits);
-  load_words(args.codes + row * bytes, bytes, words);
-  const math::LevelTable<Bits, float> level_of(codebook);
-  math::decode_row<Bits>(words, args.norms[row], args.rotation, level_of, x, scratch);
-  store_row(args.dtype, x, dim, args.rows + row * dim * element_bytes(args.dtype));
-}
 
 // ---- The kernel, for rows of at most Capacity elements.
 
@@ -56,6 +40,7 @@ void launch_decode(const DecodeArgs& args) {
 
 void decode_rows(const DecodeArgs& args) {
   check_launch("decode", args.codebook->bits, args.rotation.dim, args.dtype, args.count);
+  if (decode_tile_rows(args)) return;
   switch (args.codebook->bits) {
     case 1: return launch_decode<1>(args);
     case 2: return launch_decode<2>(args);

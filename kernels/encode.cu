@@ -6,29 +6,10 @@
 // device memory are read element after element by one thread, so the lines of 32 rows wait in the L1 cache for their
 // other elements. Codes are looked up in shared memory: in constant memory 32 different edges would take 32 turns.
 #include "kernels/cuda_check.h"
-#include "kernels/gpu_rows.h"
-#include "kernels/gpu_target.h"
-#include "lib/math/row.h"
+#include "kernels/gpu_plain.h"
 
 namespace tq::cuda {
 namespace {
-
-// ---- Helpers.
-
-/// Encodes one row in the memory of one thread. Not inlined: one copy serves both kernels, and halves the build time.
-template <int Bits>
-__device__ __noinline__ void encode_one(const EncodeArgs& args, const Codebook& codebook, std::int64_t row, float* x,
-                                        float* scratch, std::int32_t* words, unsigned long long* first_refused) {
-  const int dim = args.rotation.dim;
-  const int bytes = math::row_bytes(dim, Bits);
-  load_row(args.dtype, args.rows + row * dim * element_bytes(args.dtype), dim, x);
-  const math::CodeFinder<Bits, float> find_code(codebook);
-  const math::LevelTable<Bits, float> level_of(codebook);
-  const auto coded = math::encode_row<Bits>(x, args.rotation, find_code, level_of, args.rule, words, scratch);
-  store_words(words, bytes, args.codes + row * bytes);
-  args.norms[row] = coded.norm;
-  if (coded.refused != 0) atomicMin(first_refused, static_cast<unsigned long long>(row));
-}
 
 // ---- The kernel, for rows of at most Capacity elements.
 
@@ -79,6 +60,7 @@ bool has_code_for_device() {
 
 void encode_rows(const EncodeArgs& args, unsigned long long* first_refused) {
   check_launch("encode", args.codebook->bits, args.rotation.dim, args.dtype, args.count);
+  if (encode_tile_rows(args, first_refused)) return;
   switch (args.codebook->bits) {
     case 1: return launch_encode<1>(args, first_refused);
     case 2: return launch_encode<2>(args, first_refused);

@@ -8,6 +8,7 @@
 #include <mutex>
 
 #include "kernels/cuda_check.h"
+#include "kernels/gpu_memory.h"
 #include "kernels/gpu_target.h"
 #include "lib/error.h"
 #include "lib/math/row.h"
@@ -17,47 +18,6 @@ namespace {
 
 /// Bytes of rows that go to the device at once: enough to fill any device.
 constexpr std::int64_t kChunkBytes = std::int64_t{64} << 20;
-
-/// Device memory that grows on demand and is freed with the backend.
-class DeviceBuffer {
- public:
-  DeviceBuffer() = default;
-  DeviceBuffer(const DeviceBuffer&) = delete;
-  DeviceBuffer& operator=(const DeviceBuffer&) = delete;
-  ~DeviceBuffer() { cudaFree(data_); }
-
-  /// Room for `bytes`; what was in the buffer is lost if it grows.
-  void reserve(std::int64_t bytes) {
-    if (bytes <= size_) return;
-    const cudaError_t freed = cudaFree(data_);
-    data_ = nullptr;
-    size_ = 0;
-    check_cuda(freed, "freeing device memory");
-    check_cuda(cudaMalloc(&data_, static_cast<std::size_t>(bytes)),
-               fmt::format("allocating {} bytes of device memory", bytes).c_str());
-    size_ = bytes;
-  }
-
-  /// Reserves and fills.
-  void upload(const void* from, std::int64_t bytes, const char* doing) {
-    reserve(bytes);
-    check_cuda(cudaMemcpy(data_, from, static_cast<std::size_t>(bytes), cudaMemcpyHostToDevice), doing);
-  }
-
-  /// Waits for the kernels that were started, whose errors surface here.
-  void download(void* to, std::int64_t bytes, const char* doing) const {
-    check_cuda(cudaMemcpy(to, data_, static_cast<std::size_t>(bytes), cudaMemcpyDeviceToHost), doing);
-  }
-
-  template <class T>
-  T* as() const {
-    return static_cast<T*>(data_);
-  }
-
- private:
-  void* data_ = nullptr;
-  std::int64_t size_ = 0;
-};
 
 class CudaBackend final : public Backend {
  public:
@@ -170,20 +130,9 @@ class CudaBackend final : public Backend {
     return kNone;
   }
 
-  /// Copies what the rotation points to, and returns the same view with device pointers.
   math::RotationView upload_rotation(const Codec& codec) const {
     check_cuda(cudaSetDevice(device_), "choosing the device");
-    math::RotationView view = codec.rotation().view();
-    const std::int64_t order = codec.rotation().matrix_order();
-    signs1_.upload(view.signs1, view.dim * kFloatBytes, "copying the signs of the rotation");
-    signs2_.upload(view.signs2, view.dim * kFloatBytes, "copying the signs of the rotation");
-    view.signs1 = signs1_.as<std::uint32_t>();
-    view.signs2 = signs2_.as<std::uint32_t>();
-    if (order > 0) {
-      matrix_.upload(view.matrix, order * order * kFloatBytes, "copying the rotation matrix");
-      view.matrix = matrix_.as<float>();
-    }
-    return view;
+    return rotation_.upload(codec.rotation());
   }
 
   void upload_sketch_matrix(const Codec& codec) const {
@@ -209,7 +158,8 @@ class CudaBackend final : public Backend {
   std::string name_;
   std::unique_ptr<Backend> cpu_ = make_cpu_backend();
   mutable std::mutex mutex_;  ///< guards the buffers, and keeps calls in order
-  mutable DeviceBuffer signs1_, signs2_, matrix_, rows_, x_hat_, codes_, norms_, refused_;
+  mutable DeviceRotation rotation_;
+  mutable DeviceBuffer matrix_, rows_, x_hat_, codes_, norms_, refused_;
 };
 
 }  // namespace
@@ -259,6 +209,25 @@ void check_launch(const char* kernel, int bits, int dim, DType dtype, std::int64
   if (count < 1 || count > kMaxLaunchRows) {
     throw Error(fmt::format("CUDA {}: {} rows, and a launch takes 1 to {}", kernel, count, kMaxLaunchRows));
   }
+}
+
+bool has_tiles(const math::RotationView& rotation, int bits, const void* rows, const void* codes) {
+  const auto aligned = [](const void* at) { return reinterpret_cast<std::uintptr_t>(at) % 16 == 0; };
+  return rotation.mixing == math::Mixing::kHadamard && rotation.m == 1 &&
+         (rotation.dim == 64 || rotation.dim == 128 || rotation.dim == 256) && bits >= 2 && bits <= 4 && aligned(rows) &&
+         aligned(codes);
+}
+
+int resident_blocks(const void* kernel, int threads, int shared_bytes) {
+  int device = 0, processors = 0, blocks = 0;
+  check_cuda(cudaGetDevice(&device), "asking for the device");
+  check_cuda(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device), "counting multiprocessors");
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
+             "asking for shared memory");
+  check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads,
+                                                           static_cast<std::size_t>(shared_bytes)),
+             "asking how many blocks fit");
+  return std::max(1, processors * blocks);
 }
 
 }  // namespace cuda

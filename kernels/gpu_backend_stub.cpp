@@ -1,5 +1,6 @@
 // What stands in for gpu_backend.cpp in a build without CUDA.
 #include "kernels/gpu_backend.h"
+#include "lib/bench/device_bench.h"
 #include "lib/error.h"
 
 namespace tq {
@@ -9,5 +10,7 @@ std::string describe_missing_cuda() {
 }
 
 std::unique_ptr<Backend> make_cuda_backend(int) { throw Error("no GPU: " + describe_missing_cuda()); }
+
+std::unique_ptr<DeviceBench> make_device_bench(int) { throw Error("no GPU: " + describe_missing_cuda()); }
 
 }  // namespace tq

@@ -27,6 +27,17 @@ void decode_rows(const DecodeArgs& args);
 void sketch_rows(const SketchArgs& args, unsigned long long* first_refused);
 void add_sketches(const SketchArgs& args);
 
+/// The fast kernels. False, and nothing is done, for what they do not take.
+bool encode_tile_rows(const EncodeArgs& args, unsigned long long* first_refused);
+bool decode_tile_rows(const DecodeArgs& args);
+
+/// Dims 64, 128, 256 under a Sylvester rotation, 2 to 4 bits, and arrays that start at multiples of 16 bytes.
+bool has_tiles(const math::RotationView& rotation, int bits, const void* rows, const void* codes);
+
+/// Blocks of a kernel that the current device runs at once, each with `shared_bytes` of dynamic shared memory. Throws Error
+/// when CUDA does.
+int resident_blocks(const void* kernel, int threads, int shared_bytes);
+
 /// True if this build holds machine code, or code that the driver can translate, for the current device.
 bool has_code_for_device();
 

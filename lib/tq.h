@@ -29,3 +29,6 @@
 #include "lib/pack/pack_kv.h"       // pack_kv, unpack_kv
 #include "lib/verify/verify_kv.h"   // verify_dump, verify_packed, verify_synthetic
 #include "lib/verify/report_json.h" // the report as JSON
+#include "lib/model/tokenizer.h"    // Tokenizer: text to token ids
+#include "lib/model/text_input.h"   // read_text, read_token_ids
+#include "lib/model/passage.h"      // default_passage: what a model reads if nothing is given

@@ -5,7 +5,7 @@
 
 * Relative links, and code spans that look like paths of the repository, lead to something. A code span such as
   `encode_row()` occurs in one of the files that its line names, and so does a "quoted text" right after a path.
-* In blocks marked ```console, lines `$ tq ...` are run, in a directory that has docs/ in it. `# exit N` at their end is
+* In blocks marked ```console, lines `$ tq ...` are run, in a directory that has docs/ and tests/ in it. `# exit N` at their end is
   the exit code, 0 where nothing is said; `NAME=value` may stand before tq. The lines that follow must come out in this
   order, `...` skipping any. Runs of spaces count as one, and a number with a decimal point may be off by one in its last
   digit, because the mathematical library of another machine may round otherwise.
@@ -169,13 +169,14 @@ def objects_of(value):
 
 # ---- the tests ---------------------------------------------------------------------------------------------------
 class InFolder(unittest.TestCase):
-    """A test with a directory that has docs/ in it."""
+    """A test with a directory that has docs/ and tests/ in it."""
 
     def setUp(self):
         temporary = tempfile.TemporaryDirectory()
         self.addCleanup(temporary.cleanup)
         self.folder = temporary.name
-        os.symlink(ROOT / "docs", Path(self.folder, "docs"))
+        for name in ("docs", "tests"):
+            os.symlink(ROOT / name, Path(self.folder, name))
 
 
 class References(unittest.TestCase):

@@ -68,7 +68,7 @@ class Workbench {
       : item_(item),
         backend_(backend),
         threads_(threads),
-        codec_(default_scheme(item.bits, item.dim)),
+        codec_(scheme_of(item)),
         rows_(rows),
         row_bytes_(as_size(item.dim) * size_of(item.dtype)),
         code_bytes_(as_size(codec_.scheme().code_bytes())),
@@ -231,6 +231,17 @@ std::vector<std::uint8_t> make_bench_rows(DType dtype, int dim, std::int64_t cou
   return rows;
 }
 
+double expected_relative_mse(const Codec& codec, DType dtype) {
+  return codec.distortion() + rounding_mse(dtype);
+}
+
+std::uint64_t moved_bytes(const Case& item, std::int64_t rows) {
+  const std::uint64_t row = as_size(item.dim) * size_of(item.dtype);
+  const std::uint64_t coded = as_size(scheme_of(item).code_bytes()) + sizeof(float);
+  return static_cast<std::uint64_t>(rows) *
+         (item.operation == Operation::kCompare ? 2 * row : row + coded);
+}
+
 CopyRate measure_copy(std::uint64_t bytes, int threads, int repeat) {
   const std::vector<std::uint8_t> from =
       make_bench_rows(DType::kBf16, 1, static_cast<std::int64_t>((bytes + 1) / 2));
@@ -261,7 +272,8 @@ BenchResult run_case(const Case& item, const std::vector<std::uint8_t>& rows,
   result.threads = threads;
   result.rows = bench.count();
   result.bytes = rows.size();
-  result.expected_mse = bench.codec().distortion() + rounding_mse(item.dtype);
+  result.moved = moved_bytes(item, result.rows);
+  result.expected_mse = expected_relative_mse(bench.codec(), item.dtype);
   ErrorStats stats;
   std::function<void()> body;
   std::function<std::uint64_t()> hash;

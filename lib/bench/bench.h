@@ -42,6 +42,7 @@ struct BenchResult {
   int threads = 1;
   std::int64_t rows = 0;
   std::uint64_t bytes = 0;  ///< of the rows in item.dtype
+  std::uint64_t moved = 0;  ///< bytes that the operation must read and write: rows, codes and norms
   /// Of the decoded rows; NaN if a check failed.
   double relative_mse = std::numeric_limits<double>::quiet_NaN();
   double expected_mse = 0;  ///< D, and what rounding to item.dtype adds
@@ -61,6 +62,12 @@ std::vector<std::uint8_t> make_bench_rows(DType dtype, int dim, std::int64_t cou
 
 /// Copies `bytes` bytes, at least 1. Throws Error if the copy differs from the original.
 CopyRate measure_copy(std::uint64_t bytes, int threads, int repeat);
+
+/// D of the codec, and what rounding to `dtype` adds.
+double expected_relative_mse(const Codec& codec, DType dtype);
+
+/// Bytes of the rows, codes and norms of a case: each is read or written once.
+std::uint64_t moved_bytes(const Case& item, std::int64_t rows);
 
 /// Checks and then times one case under the default scheme. `rows`: make_bench_rows, at least one
 /// whole row, with 4e5 values or more (fewer may miss the tolerance by chance). repeat >= 1.

@@ -17,8 +17,15 @@ std::string_view name_of(Operation operation) {
 }
 
 std::string describe(const Case& item) {
-  return fmt::format("{}, dim {}, {} bits, {}", name_of(item.operation), item.dim, item.bits,
-                     name_of(item.dtype));
+  return fmt::format("{}, dim {}, {} bits, {}{}{}", name_of(item.operation), item.dim, item.bits,
+                     name_of(item.dtype), item.norm == NormMode::kRaw ? "" : ", norm ",
+                     item.norm == NormMode::kRaw ? "" : name_of(item.norm));
+}
+
+Scheme scheme_of(const Case& item) {
+  Scheme scheme = default_scheme(item.bits, item.dim);
+  scheme.norm = item.norm;
+  return scheme;
 }
 
 CaseAxes bench_axes() {
@@ -40,8 +47,10 @@ std::vector<Case> list_cases(const CaseAxes& axes) {
   for (const int dim : axes.dims) {
     for (const DType dtype : axes.dtypes) {
       for (const int bits : axes.bits) {
-        for (const Operation operation : axes.operations)
-          cases.push_back({operation, dim, bits, dtype});
+        for (const NormMode norm : axes.norms) {
+          for (const Operation operation : axes.operations)
+            cases.push_back({operation, dim, bits, dtype, norm});
+        }
       }
     }
   }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "lib/dtype.h"
+#include "lib/scheme.h"
 
 namespace tq {
 
@@ -24,12 +25,16 @@ struct Case {
   int dim;      ///< elements of a row, 8..1024
   int bits;     ///< bits of a code, 1..8
   DType dtype;  ///< of the rows: F32, F16 or BF16
+  NormMode norm = NormMode::kRaw;
 
   bool operator==(const Case&) const = default;
 };
 
-/// "encode, dim 128, 3 bits, BF16".
+/// "encode, dim 128, 3 bits, BF16", and the norm mode if it is not raw.
 std::string describe(const Case& item);
+
+/// The default scheme of the case's dim and bits, with its norm mode.
+Scheme scheme_of(const Case& item);
 
 /// What a list of cases is the product of.
 struct CaseAxes {
@@ -37,6 +42,7 @@ struct CaseAxes {
   std::vector<int> dims;
   std::vector<int> bits;
   std::vector<DType> dtypes;
+  std::vector<NormMode> norms = {NormMode::kRaw};
 };
 
 /// The head dims and widths of KV caches, BF16, every operation.
