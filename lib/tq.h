@@ -27,6 +27,10 @@
 #include "lib/io/checkpoint.h"      // Checkpoint: a model's directory of safetensors
 #include "lib/pack/plan_kv.h"       // plan_kv: every offset, before a byte is read
 #include "lib/pack/pack_kv.h"       // pack_kv, unpack_kv
+#include "lib/io/tq3_checkpoint.h"  // Tq3Checkpoint: native TQ3, what pack_weights writes
+#include "lib/pack/plan_weights.h"  // plan_weights: which weights are quantized, every offset
+#include "lib/pack/pack_weights.h"  // pack_weights, merge_shards: a checkpoint to native TQ3
+#include "lib/verify/weight_gates.h" // judge_weights
 #include "lib/verify/verify_kv.h"   // verify_dump, verify_packed, verify_synthetic
 #include "lib/verify/report_json.h" // the report as JSON
 #include "lib/model/tokenizer.h"    // Tokenizer: text to token ids
