@@ -14,12 +14,8 @@ set(tq_lanes_scalar 1)
 set(tq_lanes_simd128 4)
 set(tq_lanes_avx2 8)
 set(tq_lanes_avx512 16)
-<<<<<<< HEAD
-set(tq_flags_avx2 -mavx2)
-set(tq_fast_flags_avx2 -mfma)
-=======
 set(tq_flags_avx2 -mavx2 -mfma)
->>>>>>> pack
+set(tq_fast_flags_avx2 -mfma)
 set(tq_flags_avx512 -mavx512f -mavx512bw -mavx512dq -mavx512vl)
 set(tq_fast_flags_avx512 -mfma)
 

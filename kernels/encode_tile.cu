@@ -419,6 +419,7 @@ void choose_bits(const EncodeArgs& args, const Bins& bins, unsigned long long* f
 
 bool encode_tile_rows(const EncodeArgs& args, unsigned long long* first_refused) {
   Bins bins;
+  if (args.rule.divide_first) return false;
   if (!has_tiles(args.rotation, args.codebook->bits, args.rows, args.codes) || !make_bins(*args.codebook, bins)) return false;
   switch (args.rotation.dim) {
     case 64: choose_bits<Tile<8>>(args, bins, first_refused); break;
