@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# All that needs a GPU, on a machine that has one: parity of every byte, compute-sanitizer on small cases, then the benchmark.
+#
+#   tests/gpu/run.sh FOLDER_OF_BINARIES OUT
+#
+# FOLDER_OF_BINARIES holds tq and gpu_parity, built here or elsewhere with -DTQ_CUDA=ON; results go to the folder OUT. Takes about
+# four minutes. Ends with 0 only if every step passed.
+set -uo pipefail
+binaries=$(cd "$1" && pwd)
+out=$2
+mkdir -p "$out"
+failed=0
+step() {
+  local name=$1 start=$SECONDS
+  shift
+  if "$@" > "$out/$name.log" 2>&1; then
+    echo "passed  $name ($((SECONDS - start)) s)"
+  else
+    echo "FAILED  $name ($((SECONDS - start)) s), exit $?: $out/$name.log"
+    tail -5 "$out/$name.log"
+    failed=1
+  fi
+}
+
+nvidia-smi --query-gpu=name,driver_version,clocks.max.sm,clocks.max.mem --format=csv | tee "$out/device.csv"
+step bench-raw "$binaries/tq" bench --device cuda --dim 64,128,256 --mb 512 --repeat 25 --quiet --json
+step bench-norms "$binaries/tq" bench --device cuda --dim 128 --norm corrected,least-squares --mb 512 --repeat 25 --quiet --json
+small=("$binaries/tq" bench --device cuda --mb 1 --repeat 1 --quiet)
+if command -v compute-sanitizer > /dev/null; then
+  step memcheck compute-sanitizer --tool memcheck --error-exitcode 9 "${small[@]}" --dim 64,96,128,256 --norm raw,corrected
+  step racecheck compute-sanitizer --tool racecheck --error-exitcode 9 "${small[@]}" --dim 64,128,256 --bits 3 --norm raw,least-squares
+else
+  echo "skipped compute-sanitizer: it is not installed"
+fi
+step parity "$binaries/gpu_parity"
+python3 - "$out" <<'END' || true
+import json, os, sys
+for name in ("bench-raw", "bench-norms"):
+    text = open(os.path.join(sys.argv[1], name + ".log")).read()
+    report = json.loads(text[text.index("{"):text.rindex("}") + 1])
+    print(report["machine"]["gpu"], "copy", round(2 * report["device_copy"][0]["gb_per_s"]), "GB/s read plus written")
+    for c in report["cases"]:
+        share = "-" if c["of_copy"] is None else "%.3f" % c["of_copy"]
+        print(c["op"], c["dim"], c["bits"], c["norm"], share, c["median_us"], c["failure"] or "")
+END
+exit $failed
