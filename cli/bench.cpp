@@ -15,6 +15,7 @@
 #include "cli/command.h"
 #include "cli/table.h"
 #include "cli/terminal.h"
+#include "lib/math/scale_search.h"
 
 namespace tq::cli {
 namespace {
@@ -158,20 +159,20 @@ std::string format_table(const Report& report, const Options& options) {
     text += fmt::format("memcpy of as many bytes, {} thread{}: {:.2f} GB/s\n", copy.threads,
                         copy.threads == 1 ? "" : "s", copy.gb_per_s);
   }
-  Table table({"op", "dim", "bits", "norm", "target", "threads", "GB/s", report.gpu.empty() ? "of memcpy" : "of copy",
-               "median us", "min us", "hash"});
+  Table table({"op", "dim", "bits", "norm", "effort", "target", "threads", "GB/s", report.gpu.empty() ? "of memcpy" : "of copy",
+               "median us", "min us", "rel.MSE", "hash"});
   for (const BenchResult& r : report.results) {
     std::vector<std::string> cells = {std::string(name_of(r.item.operation)),
                                       std::to_string(r.item.dim), std::to_string(r.item.bits),
-                                      std::string(name_of(r.item.norm)), r.target, std::to_string(r.threads)};
+                                      std::string(name_of(r.item.norm)), std::to_string(r.item.effort), r.target, std::to_string(r.threads)};
     if (r.failure.empty()) {
       cells.insert(
           cells.end(),
           {fmt::format("{:.3f}", r.gb_per_s), fmt::format("{:.3f}", report.share_of_copy(r)),
            fmt::format("{:.1f}", r.timing.median_us), fmt::format("{:.1f}", r.timing.min_us),
-           fmt::format("{:016x}", r.hash)});
+           fmt::format("{:.5f}", r.relative_mse), fmt::format("{:016x}", r.hash)});
     } else {
-      cells.insert(cells.end(), {"-", "-", "-", "-", "wrong result"});
+      cells.insert(cells.end(), {"-", "-", "-", "-", "-", "wrong result"});
     }
     table.add(std::move(cells));
   }
@@ -206,6 +207,7 @@ Json case_json(const BenchResult& r, const char* share, double share_of_copy) {
           {"bits", r.item.bits},
           {"norm", name_of(r.item.norm)},
           {"dtype", name_of(r.item.dtype)},
+          {"effort", r.item.effort},
           {"target", r.target},
           {"threads", r.threads},
           {"rows", r.rows},
@@ -275,6 +277,7 @@ void add_bench(CLI::App& app, Command& command) {
   sub->footer(
       "Examples: tq bench --dim 128 --threads 1\n"
       "          tq bench --op encode --dim 128 --bits 3,4 --target all --threads 1 --json\n"
+      "          tq bench --op encode --dim 128 --bits 3,4 --effort 0,1,2,3 --threads 1\n"
       "Rates are of the BF16 rows: input of encode, output of decode, one side of compare. Each "
       "result is checked "
       "before it is\ntimed: relative MSE within 2 % of the codebook's D, a sample of rows equal to "
@@ -293,6 +296,10 @@ void add_bench(CLI::App& app, Command& command) {
       ->check(CLI::IsMember({"encode", "decode", "compare", "all"}));
   add_list("--dim", options->axes.dims, "elements of a row, 8..1024, a list", kMinDim, kMaxRowDim);
   add_list("--bits", options->axes.bits, "bits of a code, 1..8, a list", kMinBits, kMaxBits);
+  add_list("--effort", options->axes.efforts,
+           "effort of encode, 0..3, a list: 0 takes the nearest levels, 1..3 search the scale of "
+           "each row",
+           0, math::kMaxEffort);
   add_list("--threads", options->threads,
            "threads, 1..1024, a list; default: 1 and all that the machine runs at once", 1,
            kMostThreads)

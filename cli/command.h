@@ -16,9 +16,12 @@ void add_pack_kv(CLI::App& app, Command& command);
 void add_unpack_kv(CLI::App& app, Command& command);
 void add_pack_weights(CLI::App& app, Command& command);
 void add_merge_shards(CLI::App& app, Command& command);
+void add_unpack_weights(CLI::App& app, Command& command);
 void add_inspect(CLI::App& app, Command& command);
+void add_diff(CLI::App& app, Command& command);
 void add_verify(CLI::App& app, Command& command);
 void add_tokenize(CLI::App& app, Command& command);
+void add_capture(CLI::App& app, Command& command);
 void add_bench(CLI::App& app, Command& command);
 
 }  // namespace tq::cli

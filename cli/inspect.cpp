@@ -1,10 +1,13 @@
-// tq inspect: what is in a .tq3 file or a KV dump, to the byte.
+// tq inspect: what is in a .tq3 file, a KV dump or a checkpoint, to the byte.
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
 
 #include "cli/command.h"
+#include "cli/inspect_weights.h"
 #include "cli/options.h"
 #include "cli/table.h"
 #include "cli/terminal.h"
@@ -133,17 +136,34 @@ ExitCode inspect_dump(const Options& options) {
   return ExitCode::kDone;
 }
 
+/// True if any tensor is named like those of a KV dump: the dump's own reader then says what is wrong with it.
+bool looks_like_dump(const SafetensorsFile& file) {
+  const auto is_kv_name = [](const TensorInfo& tensor) {
+    const std::string& name = tensor.name;
+    if (name.size() > 1 && name[1] == '.' && (name[0] == 'k' || name[0] == 'v' || name[0] == 'q')) return true;
+    return name.starts_with("layers.") && (name.ends_with(".key") || name.ends_with(".value") || name.ends_with(".query"));
+  };
+  return file.tensors().empty() || std::any_of(file.tensors().begin(), file.tensors().end(), is_kv_name);
+}
+
 ExitCode run(const Options& options) {
-  return KvFile::claims(SafetensorsFile::open(options.input)) ? inspect_packed(options) : inspect_dump(options);
+  std::error_code ignored;
+  if (std::filesystem::is_directory(options.input, ignored)) {
+    return inspect_weights(options.input, false, options.threads.threads, options.json);
+  }
+  const SafetensorsFile file = SafetensorsFile::open(options.input);
+  if (KvFile::claims(file)) return inspect_packed(options);
+  if (looks_like_dump(file)) return inspect_dump(options);
+  return inspect_weights(options.input, true, options.threads.threads, options.json);
 }
 
 }  // namespace
 
 void add_inspect(CLI::App& app, Command& command) {
   auto options = std::make_shared<Options>();
-  CLI::App* sub = app.add_subcommand("inspect", "show what is in a .tq3 file or a KV dump, and check its hashes");
-  sub->footer("Example: tq inspect cache.tq3");
-  sub->add_option("FILE", options->input, "a .tq3 KV file or a KV dump")->required();
+  CLI::App* sub = app.add_subcommand("inspect", "show what is in a .tq3 file, a KV dump, a checkpoint or any safetensors file, and check its hashes");
+  sub->footer("Examples: tq inspect cache.tq3\n          tq inspect ./model-tq3");
+  sub->add_option("FILE", options->input, "a .tq3 KV file, a KV dump, a checkpoint's directory (plain or native TQ3), or any safetensors file")->required();
   sub->add_flag("--json", options->json, "print JSON");
   options->threads.declare(*sub);
   sub->callback([options, &command] { command = [options] { return run(*options); }; });

@@ -70,8 +70,11 @@ int main(int argc, char** argv) {
   tq::cli::add_unpack_kv(app, command);
   tq::cli::add_pack_weights(app, command);
   tq::cli::add_merge_shards(app, command);
+  tq::cli::add_unpack_weights(app, command);
   tq::cli::add_inspect(app, command);
+  tq::cli::add_diff(app, command);
   tq::cli::add_verify(app, command);
+  tq::cli::add_capture(app, command);
   tq::cli::add_tokenize(app, command);
   tq::cli::add_bench(app, command);
   try {

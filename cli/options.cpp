@@ -1,5 +1,10 @@
 #include "cli/options.h"
 
+#include <fmt/format.h>
+
+#include <charconv>
+
+#include "lib/error.h"
 #include "lib/parallel.h"
 
 namespace tq::cli {
@@ -50,6 +55,25 @@ std::optional<std::string> SchemeOptions::first_given() const {
     if (option->count() > 0) return option->get_name();
   }
   return std::nullopt;
+}
+
+std::uint64_t parse_size(const std::string& option, const std::string& text) {
+  constexpr std::pair<std::string_view, std::uint64_t> kUnits[] = {
+      {"", 1},           {"B", 1},           {"KB", 1000},      {"MB", 1000'000},  {"GB", 1000'000'000},
+      {"TB", 1000'000'000'000}, {"KiB", 1ull << 10}, {"MiB", 1ull << 20}, {"GiB", 1ull << 30}, {"TiB", 1ull << 40}};
+  std::uint64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  const std::string_view unit(end, static_cast<std::size_t>(text.data() + text.size() - end));
+  for (const auto& [name, factor] : kUnits) {
+    if (error == std::errc() && unit == name && value > 0 && value <= (std::uint64_t{1} << 60) / factor) return value * factor;
+  }
+  throw UsageError(fmt::format("{}: '{}' is no size; give a whole number with B, KB, MB, GB, TB (decimal) or KiB, MiB, GiB, TiB",
+                               option, text));
+}
+
+std::optional<DType> parse_output_dtype(const std::string& name) {
+  if (name.empty()) return std::nullopt;
+  return name == "f32" ? DType::kF32 : name == "f16" ? DType::kF16 : DType::kBf16;
 }
 
 ThreadOption::ThreadOption() : threads(default_threads()) {}

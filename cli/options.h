@@ -29,6 +29,12 @@ class SchemeOptions {
   std::vector<const CLI::Option*> all_;
 };
 
+/// "5GB", "500MiB", "1000" in bytes, decimal and binary units, at least 1. Throws UsageError that names the option.
+std::uint64_t parse_size(const std::string& option, const std::string& text);
+
+/// "f32", "f16" or "bf16"; nothing for the empty text.
+std::optional<DType> parse_output_dtype(const std::string& name);
+
 /// --threads: 1..1024, default all that the machine runs at once.
 struct ThreadOption {
   int threads;

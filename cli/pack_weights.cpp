@@ -1,7 +1,6 @@
 // tq pack-weights: a model's checkpoint -> a native TQ3 checkpoint; tq merge-shards: its parts -> the whole.
 #include <fmt/format.h>
 
-#include <charconv>
 #include <chrono>
 #include <filesystem>
 
@@ -28,20 +27,6 @@ struct Options {
   bool json = false;
   bool quiet = false;
 };
-
-/// "5GB", "500MiB", "1000": decimal and binary units.
-std::uint64_t parse_size(const std::string& text) {
-  constexpr std::pair<std::string_view, std::uint64_t> kUnits[] = {
-      {"", 1}, {"B", 1}, {"KB", 1000}, {"MB", 1000'000}, {"GB", 1000'000'000}, {"TB", 1000'000'000'000},
-      {"KiB", 1ull << 10}, {"MiB", 1ull << 20}, {"GiB", 1ull << 30}, {"TiB", 1ull << 40}};
-  std::uint64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  const std::string_view unit(end, static_cast<std::size_t>(text.data() + text.size() - end));
-  for (const auto& [name, factor] : kUnits) {
-    if (error == std::errc() && unit == name && value > 0 && value <= (std::uint64_t{1} << 60) / factor) return value * factor;
-  }
-  throw UsageError(fmt::format("--max-shard-size: '{}' is no size; give a whole number with B, KB, MB, GB, TB (decimal) or KiB, MiB, GiB, TiB", text));
-}
 
 /// "K/N".
 int parse_part(const std::string& text, WeightOptions& weights) {
@@ -120,7 +105,7 @@ PackWeightsResult run_pipeline(const Options& options, const Checkpoint& source,
 ExitCode run(const Options& options) {
   WeightOptions weights = options.weights;
   weights.keep_f16 = options.keep_dtype == "f16";
-  weights.max_shard_bytes = parse_size(options.max_shard_size);
+  weights.max_shard_bytes = parse_size("--max-shard-size", options.max_shard_size);
   const int part = parse_part(options.shard, weights);
   check_weight_options(weights);
 
@@ -201,7 +186,7 @@ void declare_what(CLI::App& sub, Options& o) {
   sub.add_option("--keep-dtype", o.keep_dtype, "type of floating-point tensors that are kept: same, or f16 (as the published converter)")
       ->check(CLI::IsMember({"same", "f16"}))->group("What");
   sub.add_option("--max-shard-size", o.max_shard_size, "most bytes of tensors in a file: a number with KB, MB, GB, KiB, MiB or GiB")->group("What");
-  sub.add_option("--effort", o.weights.effort, "how hard to look for codes, 0..3; 0: the nearest level, as the published converter")
+  sub.add_option("--effort", o.weights.effort, "how hard to look for codes: 0 takes the nearest level, as the published converter; 1..3 search the scale of each group, for less error in the same bytes")
       ->check(CLI::Range(0, 3))->group("What");
 }
 

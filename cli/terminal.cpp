@@ -74,8 +74,12 @@ void ProgressBar::set_note(const std::string& name, std::uint64_t done, std::uin
 std::string ProgressBar::describe_rate() const {
   const double seconds = seconds_since(start_);
   const double rate = static_cast<double>(done_.load()) / std::max(seconds, 1e-9);
-  return unit_ == Unit::kBytes ? fmt::format("{:.2f} s, {}/s", seconds, format_bytes(static_cast<std::uint64_t>(rate)))
-                               : fmt::format("{:.2f} s, {:.1f} heads/s", seconds, rate);
+  switch (unit_) {
+    case Unit::kBytes: return fmt::format("{:.2f} s, {}/s", seconds, format_bytes(static_cast<std::uint64_t>(rate)));
+    case Unit::kValues: return fmt::format("{:.2f} s, {:.1f} M values/s", seconds, rate * 1e-6);
+    case Unit::kHeads: break;
+  }
+  return fmt::format("{:.2f} s, {:.1f} heads/s", seconds, rate);
 }
 
 void ProgressBar::draw() {

@@ -19,7 +19,7 @@ std::string format_count(std::uint64_t count);
 
 class ProgressBar {
  public:
-  enum class Unit { kBytes, kHeads };
+  enum class Unit { kBytes, kHeads, kValues };
   ProgressBar(std::string label, std::uint64_t total, Unit unit, bool quiet);
   /// Clears the bar.
   ~ProgressBar();

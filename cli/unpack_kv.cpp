@@ -93,11 +93,6 @@ KvImportOptions LayoutOptions::resolve(DType dtype) const {
   return options;
 }
 
-std::optional<DType> parse_output_dtype(const std::string& name) {
-  if (name.empty()) return std::nullopt;
-  return name == "f32" ? DType::kF32 : name == "f16" ? DType::kF16 : DType::kBf16;
-}
-
 std::uint64_t coded_bytes(const KvFile& file) {
   std::uint64_t bytes = 0;
   for (const PackedLayer& layer : file.layers()) {

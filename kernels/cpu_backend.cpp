@@ -14,6 +14,7 @@ struct CpuTarget {
   const char* name;
   bool (*runs_here)();
   std::int64_t (*encode)(const EncodeArgs&);
+  std::int64_t (*search)(const EncodeArgs&, const math::ScaleSearch&);
   void (*decode)(const DecodeArgs&);
   std::int64_t (*sketch)(const SketchArgs&);
   void (*add_sketches)(const SketchArgs&);
@@ -31,22 +32,24 @@ bool has_avx512() {
 }
 #endif
 
+// The functions of a target, in the order of CpuTarget.
+#define TQ_FUNCTIONS(target) \
+  target::encode_rows, target::search_rows, target::decode_rows, target::sketch_rows, target::add_sketches, \
+      target::compare_rows
+
 constexpr CpuTarget kTargets[] = {
-    {"scalar", always, scalar::encode_rows, scalar::decode_rows, scalar::sketch_rows, scalar::add_sketches,
-     scalar::compare_rows},
+    {"scalar", always, TQ_FUNCTIONS(scalar)},
 #if defined(TQ_HAVE_SIMD128)
-    {"simd128", always, simd128::encode_rows, simd128::decode_rows, simd128::sketch_rows, simd128::add_sketches,
-     simd128::compare_rows},
+    {"simd128", always, TQ_FUNCTIONS(simd128)},
 #endif
 #if defined(TQ_HAVE_AVX2)
-    {"avx2", has_avx2, avx2::encode_rows, avx2::decode_rows, avx2::sketch_rows, avx2::add_sketches,
-     avx2::compare_rows},
+    {"avx2", has_avx2, TQ_FUNCTIONS(avx2)},
 #endif
 #if defined(TQ_HAVE_AVX512)
-    {"avx512", has_avx512, avx512::encode_rows, avx512::decode_rows, avx512::sketch_rows, avx512::add_sketches,
-     avx512::compare_rows},
+    {"avx512", has_avx512, TQ_FUNCTIONS(avx512)},
 #endif
 };
+#undef TQ_FUNCTIONS
 
 class CpuBackend final : public Backend {
  public:
@@ -57,8 +60,11 @@ class CpuBackend final : public Backend {
   std::int64_t encode(const Codec& codec, DType dtype, const void* rows, std::int64_t count, std::uint8_t* codes,
                       float* norms) const override {
     const Scheme& scheme = codec.scheme();
-    return target_.encode({codec.rotation().view(), &codec.codebook(), {scheme.norm, scheme.norm_dtype == DType::kF16, codec.divides_first()},
-                           dtype, static_cast<const std::uint8_t*>(rows), count, codes, norms});
+    const EncodeArgs args{codec.rotation().view(), &codec.codebook(),
+                          {scheme.norm, scheme.norm_dtype == DType::kF16, codec.divides_first()},
+                          dtype, static_cast<const std::uint8_t*>(rows), count, codes, norms};
+    if (codec.effort() == 0) return target_.encode(args);
+    return target_.search(args, math::make_scale_search(codec.codebook(), codec.effort()));
   }
 
   void decode(const Codec& codec, const std::uint8_t* codes, const float* norms, std::int64_t count, DType dtype,

@@ -1,4 +1,4 @@
-// What a CPU target offers. encode.cpp, decode.cpp, qjl.cpp and compare.cpp are compiled once per target, each time with another
+// What a CPU target offers. encode.cpp, search.cpp, decode.cpp, qjl.cpp and compare.cpp are compiled once per target, each time with another
 // TQ_TARGET, which names the namespace; cpu_backend.cpp chooses among them at run time. The rows that are left when
 // TQ_LANES no longer fit are the scalar target's: it writes the same bytes.
 #pragma once
@@ -7,7 +7,7 @@
 
 #include "lib/codebook.h"
 #include "lib/dtype.h"
-#include "lib/math/row.h"
+#include "lib/math/scale_search.h"
 #include "lib/measure/row_sums.h"
 
 namespace tq {
@@ -56,14 +56,16 @@ struct CompareArgs {
   RowSums* sums;  ///< [count]
 };
 
-// Those that return a number return the first row that cannot be coded, or -1.
-#define TQ_DECLARE_TARGET(target)                    \
-  namespace target {                                 \
-  std::int64_t encode_rows(const EncodeArgs& args);  \
-  void decode_rows(const DecodeArgs& args);          \
-  std::int64_t sketch_rows(const SketchArgs& args);  \
-  void add_sketches(const SketchArgs& args);         \
-  void compare_rows(const CompareArgs& args);        \
+// Those that return a number return the first row that cannot be coded, or -1. search_rows() is encode_rows() with the
+// scale search; of args.rule it takes the type of the norms, which are least-squares.
+#define TQ_DECLARE_TARGET(target)                                                    \
+  namespace target {                                                                 \
+  std::int64_t encode_rows(const EncodeArgs& args);                                  \
+  std::int64_t search_rows(const EncodeArgs& args, const math::ScaleSearch& search); \
+  void decode_rows(const DecodeArgs& args);                                          \
+  std::int64_t sketch_rows(const SketchArgs& args);                                  \
+  void add_sketches(const SketchArgs& args);                                         \
+  void compare_rows(const CompareArgs& args);                                        \
   }
 TQ_DECLARE_TARGET(scalar)
 TQ_DECLARE_TARGET(simd128)

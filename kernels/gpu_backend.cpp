@@ -27,6 +27,9 @@ class CudaBackend final : public Backend {
 
   std::int64_t encode(const Codec& codec, DType dtype, const void* rows, std::int64_t count, std::uint8_t* codes,
                       float* norms) const override {
+    if (codec.effort() != 0) {
+      throw Error(fmt::format("{}: has no scale search; encode with effort 0, or on the CPU", name_));
+    }
     const std::lock_guard lock(mutex_);
     const math::RotationView rotation = upload_rotation(codec);
     const Scheme& scheme = codec.scheme();

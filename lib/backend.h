@@ -24,7 +24,8 @@ class Backend {
 
   /// rows [count][dim] of F32, F16 or BF16 -> codes [count][scheme.code_bytes()], norms [count] (values that the scheme's
   /// norm_dtype holds exactly). Returns the first row that cannot be coded (it holds NaN or infinity, or its norm
-  /// overflows norm_dtype; what is written for it and later rows means nothing), or -1. Thread-safe.
+  /// overflows norm_dtype; what is written for it and later rows means nothing), or -1. Searches as codec.effort() asks;
+  /// a backend without a search throws Error that names itself. Thread-safe.
   virtual std::int64_t encode(const Codec& codec, DType dtype, const void* rows, std::int64_t count, std::uint8_t* codes,
                               float* norms) const = 0;
 

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "lib/error.h"
+#include "lib/math/scale_search.h"
 
 namespace tq {
 namespace {
@@ -101,6 +102,19 @@ Codec Codec::with_seed(std::uint32_t seed) const {
   Codec other = *this;
   other.scheme_.seed = seed;
   other.rotation_ = Rotation(scheme_.rotation, seed, scheme_.dim);
+  return other;
+}
+
+Codec Codec::with_effort(int effort) const {
+  if (effort < 0 || effort > math::kMaxEffort) {
+    throw Error(fmt::format("effort {}: it is 0 to {}", effort, math::kMaxEffort));
+  }
+  if (effort > 0 && scheme_.norm != NormMode::kLeastSquares) {
+    throw Error(fmt::format("effort {}: goes with norm=least-squares, and the scheme has norm={}", effort,
+                            name_of(scheme_.norm)));
+  }
+  Codec other = *this;
+  other.effort_ = effort;
   return other;
 }
 

@@ -33,6 +33,11 @@ class Codec {
   Codec with_seed(std::uint32_t seed) const;
   /// The same without its QJL sketch.
   Codec without_sketch() const;
+  /// The same for an encoder that takes more trouble: 0 codes each value with the nearest level, 1..3 search each row's
+  /// scale (lib/math/scale_search.h). A decoder sees no difference, and distortion() stays that of effort 0. Error unless
+  /// effort is 0..3, and for 1..3 the scheme's norms are least-squares.
+  Codec with_effort(int effort) const;
+  int effort() const { return effort_; }
 
  private:
   Scheme scheme_;
@@ -40,6 +45,7 @@ class Codec {
   Rotation rotation_;
   std::vector<float> sketch_;
   double distortion_;
+  int effort_ = 0;
 };
 
 /// S of a sketch: draw_normals(seed, dim * dim), row-major, in float32.

@@ -256,7 +256,7 @@ class Schema(InFolder):
 
     def test_wrong_values_are_refused(self):
         report = next(self.reports())[1]
-        for name, value in (("schema_version", 2), ("status", "FAIL"), ("exit_code", 2), ("min_cosine", 1.5), ("bits", 4.0),
+        for name, value in (("schema_version", 1), ("status", "FAIL"), ("exit_code", 2), ("min_cosine", 1.5), ("bits", 4.0),
                             ("k_bits", None), ("threshold", True), ("layers", []), ("warnings", [1]), ("per_layer_cosine", None)):
             self.assertTrue(violations({**report, name: value}, self.schema, self.schema), name)
 
@@ -269,6 +269,30 @@ class Schema(InFolder):
                 continue
             for name, field in schema["properties"].items():
                 self.assertTrue("description" in field or "$ref" in field or "properties" in field, name)
+
+
+class WeightsSchema(InFolder):
+    def report(self, code, *arguments):
+        weights = str(ROOT / "tests/weights")
+        done = run_tq(["tq", "verify", "--weights", weights + "/llama-3bit", "--against", weights + "/llama", "--json",
+                       *arguments], self.folder)
+        self.assertEqual(done.returncode, code, done.stderr)
+        return json.loads(done.stdout)
+
+    def test_reports_follow_the_schema_and_others_are_refused(self):
+        schema = json.loads((ROOT / "docs/verify-weights.schema.json").read_text())
+        for code, arguments in ((0, []), (1, ["--max-rel-mse", "0"]), (3, ["--max-rel-mse-ratio", "99"])):
+            report = self.report(code, *arguments)
+            self.assertEqual(violations(report, schema, schema), [], arguments)
+        for i in range(len(list(objects_of(report)))):
+            for name in [*list(objects_of(report))[i], "unknown_field"]:
+                broken = copy.deepcopy(report)
+                target = list(objects_of(broken))[i]
+                if name == "unknown_field":
+                    target[name] = 1
+                else:
+                    del target[name]
+                self.assertTrue(violations(broken, schema, schema), (i, name))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ namespace tq {
 /// The largest distance of a measured relative MSE from the codebook's D, as a share of D, to
 /// either side.
 inline constexpr double kBenchMseTolerance = 0.02;
+/// With effort the search may go this far below D of the nearest levels, as a share of it.
+inline constexpr double kBenchSearchGain = 0.2;
 
 /// Of the repeats of one case; all of them follow one run that is not counted.
 struct Timing {
@@ -73,7 +75,7 @@ std::uint64_t moved_bytes(const Case& item, std::int64_t rows);
 /// whole row, with 4e5 values or more (fewer may miss the tolerance by chance). repeat >= 1.
 ///
 /// Checked: every row can be coded and its norm is finite; the relative MSE of all decoded rows is
-/// within kBenchMseTolerance of D; codes, norms and decoded rows of an evenly spaced sample equal
+/// within kBenchMseTolerance of D, or with effort at most kBenchSearchGain below it; codes, norms and decoded rows of an evenly spaced sample equal
 /// the scalar target's to the byte; and the last timed run wrote what the checked one wrote. A
 /// check that fails is `failure` in the result.
 BenchResult run_case(const Case& item, const std::vector<std::uint8_t>& rows,

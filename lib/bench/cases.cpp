@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 namespace tq {
 
 std::string_view name_of(Operation operation) {
@@ -17,9 +19,10 @@ std::string_view name_of(Operation operation) {
 }
 
 std::string describe(const Case& item) {
-  return fmt::format("{}, dim {}, {} bits, {}{}{}", name_of(item.operation), item.dim, item.bits,
+  return fmt::format("{}, dim {}, {} bits, {}{}{}{}", name_of(item.operation), item.dim, item.bits,
                      name_of(item.dtype), item.norm == NormMode::kRaw ? "" : ", norm ",
-                     item.norm == NormMode::kRaw ? "" : name_of(item.norm));
+                     item.norm == NormMode::kRaw ? "" : name_of(item.norm),
+                     item.effort == 0 ? "" : fmt::format(", effort {}", item.effort));
 }
 
 Scheme scheme_of(const Case& item) {
@@ -47,9 +50,20 @@ std::vector<Case> list_cases(const CaseAxes& axes) {
   for (const int dim : axes.dims) {
     for (const DType dtype : axes.dtypes) {
       for (const int bits : axes.bits) {
+        const auto asked = [&](int effort) {
+          return std::find(axes.efforts.begin(), axes.efforts.end(), effort) != axes.efforts.end();
+        };
         for (const NormMode norm : axes.norms) {
-          for (const Operation operation : axes.operations)
+          for (const Operation operation : axes.operations) {
+            if (operation == Operation::kEncode && !asked(0)) continue;
             cases.push_back({operation, dim, bits, dtype, norm});
+          }
+        }
+        for (const int effort : axes.efforts) {
+          const bool encodes = std::find(axes.operations.begin(), axes.operations.end(),
+                                         Operation::kEncode) != axes.operations.end();
+          if (effort == 0 || !encodes) continue;
+          cases.push_back({Operation::kEncode, dim, bits, dtype, NormMode::kLeastSquares, effort});
         }
       }
     }

@@ -26,11 +26,12 @@ struct Case {
   int bits;     ///< bits of a code, 1..8
   DType dtype;  ///< of the rows: F32, F16 or BF16
   NormMode norm = NormMode::kRaw;
+  int effort = 0;  ///< of the encoder, 0..3; 1..3 go with least-squares norms (Codec::with_effort())
 
   bool operator==(const Case&) const = default;
 };
 
-/// "encode, dim 128, 3 bits, BF16", and the norm mode if it is not raw.
+/// "encode, dim 128, 3 bits, BF16", the norm mode if it is not raw, and the effort if it is not 0.
 std::string describe(const Case& item);
 
 /// The default scheme of the case's dim and bits, with its norm mode.
@@ -43,6 +44,7 @@ struct CaseAxes {
   std::vector<int> bits;
   std::vector<DType> dtypes;
   std::vector<NormMode> norms = {NormMode::kRaw};
+  std::vector<int> efforts = {0};  ///< of encode; 1..3 are listed once, with least-squares norms
 };
 
 /// The head dims and widths of KV caches, BF16, every operation.
@@ -52,7 +54,7 @@ CaseAxes bench_axes();
 /// dim, rows of codes that end within a byte; every width and dtype; encode and decode.
 CaseAxes parity_axes();
 
-/// The product. The dim varies slowest, then dtype, bits, operation: neighbours share their rows
+/// The product. The dim varies slowest, then dtype, bits, operation, effort: neighbours share their rows
 /// and their codec.
 std::vector<Case> list_cases(const CaseAxes& axes);
 

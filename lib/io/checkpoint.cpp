@@ -170,9 +170,9 @@ std::string find_model_dir(const std::string& model) {
                           model, cache ? cache->string() : "(set HF_HUB_CACHE)", model));
 }
 
-void Checkpoint::add_shard(const std::string& name) {
+void Checkpoint::add_shard(const std::string& path) {
   const int shard = static_cast<int>(shards_.size());
-  const SafetensorsFile& file = shards_.emplace_back(SafetensorsFile::open(join_path(dir_, name)));
+  const SafetensorsFile& file = shards_.emplace_back(SafetensorsFile::open(path));
   for (const TensorInfo& info : file.tensors()) {
     const auto [found, is_new] = index_.emplace(info.name, tensors_.size());
     if (!is_new) {
@@ -188,7 +188,7 @@ void Checkpoint::add_shard(const std::string& name) {
 Checkpoint Checkpoint::open(const std::string& dir) {
   Checkpoint result(dir);
   if (is_there(join_path(dir, kWeightsName))) {
-    result.add_shard(std::string(kWeightsName));
+    result.add_shard(join_path(dir, kWeightsName));
     return result;
   }
   const std::string index_path = join_path(dir, kIndexName);
@@ -202,7 +202,7 @@ Checkpoint Checkpoint::open(const std::string& dir) {
       throw Error(fmt::format("{}: says that {} is in {}, and that file is missing; get it again", index_path,
                               quote_name(tensor), quote_name(file)));
     }
-    result.add_shard(file);
+    result.add_shard(join_path(dir, file));
   }
   for (const auto& [tensor, file] : map) {
     const Entry* entry = result.find(tensor);
@@ -214,6 +214,12 @@ Checkpoint Checkpoint::open(const std::string& dir) {
                             quote_name(tensor), quote_name(file),
                             entry == nullptr ? "in no shard" : "in " + quote_name(actual)));
   }
+  return result;
+}
+
+Checkpoint Checkpoint::open_file(const std::string& path) {
+  Checkpoint result(path);
+  result.add_shard(path);
   return result;
 }
 

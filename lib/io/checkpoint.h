@@ -32,6 +32,10 @@ class Checkpoint {
   /// have the same tensor. A tensor that a shard has and the index leaves out is taken: loaders do so.
   static Checkpoint open(const std::string& dir);
 
+  /// One safetensors file of any name. Error as SafetensorsFile::open().
+  static Checkpoint open_file(const std::string& path);
+
+  /// The directory, or that file.
   const std::string& dir() const { return dir_; }
 
   /// In sorted order of the file name.
@@ -56,7 +60,7 @@ class Checkpoint {
 
  private:
   explicit Checkpoint(std::string dir) : dir_(std::move(dir)) {}
-  void add_shard(const std::string& name);
+  void add_shard(const std::string& path);
 
   std::string dir_;
   std::vector<SafetensorsFile> shards_;

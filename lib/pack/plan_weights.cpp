@@ -10,6 +10,7 @@
 #include <unordered_set>
 
 #include "lib/error.h"
+#include "lib/math/scale_search.h"
 #include "lib/pack/name_pattern.h"
 
 namespace tq {
@@ -125,7 +126,11 @@ class WeightPlanner {
     }
     const int bits = sensitive_.bits_of(info.name);
     std::shared_ptr<const Codec>& codec = codecs_[bits];
-    if (codec == nullptr) codec = std::make_shared<const Codec>(tq3_scheme(bits, plan_.options.group_size));
+    if (codec == nullptr) {
+      Scheme scheme = tq3_scheme(bits, plan_.options.group_size);
+      if (plan_.options.effort > 0) scheme.norm = NormMode::kLeastSquares;
+      codec = std::make_shared<const Codec>(Codec(scheme).with_effort(plan_.options.effort));
+    }
     item.codec = codec;
     item.rows = 1;
     for (std::size_t i = 0; i + 1 < info.shape.size(); ++i) item.rows *= info.shape[i];
@@ -209,7 +214,7 @@ void check_weight_options(const WeightOptions& options) {
   if (options.sensitive_bits == 0 && !options.sensitive_patterns.empty()) {
     throw UsageError("--sensitive-pattern needs --sensitive-bits");
   }
-  if (options.effort != 0) throw UsageError("--effort 1..3 is not built in; use --effort 0");
+  if (options.effort < 0 || options.effort > math::kMaxEffort) throw UsageError("--effort is 0 to 3");
   if (options.max_shard_bytes == 0) throw UsageError("--max-shard-size must be at least 1 byte");
   if (options.parts < 1) throw UsageError("--shard K/N: N must be at least 1");
   for (const std::string& pattern : options.skip) NamePattern{pattern};

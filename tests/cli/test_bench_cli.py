@@ -53,9 +53,27 @@ class Bench(CliTest):
         for key, values in hashes.items():
             self.assertEqual(len(values), 1, key)
         self.assertEqual(len(set.union(*hashes.values())), 12, "two cases with one output")
-        self.assertLess({"cpu", "cpu/scalar"}, targets)
+        self.assertLess({"cpu/scalar"}, targets)
         again = self.bench("--op", "encode", "--threads", "3", "--dim", 100, "--bits", 5)
         self.assertEqual({case["hash"] for case in again["cases"]}, hashes["encode", 100, 5])
+
+    def test_effort_of_encode_lowers_the_error_and_is_the_same_for_every_target(self):
+        report = self.bench("--target", "all", "--threads", 1, "--dim", 64, "--bits", "3,4", "--effort", "0,1,2,3")
+        errors = {}
+        for case in report["cases"]:
+            self.assertIsNone(case["failure"])
+            if case["op"] == "encode":
+                errors.setdefault((case["bits"], case["effort"]), set()).add((case["relative_mse"], case["hash"]))
+            else:
+                self.assertEqual(case["effort"], 0)
+        self.assertEqual(sorted(errors), [(bits, effort) for bits in (3, 4) for effort in range(4)])
+        for key, values in errors.items():
+            self.assertEqual(len(values), 1, key)
+        for bits in (3, 4):
+            series = [min(errors[bits, effort])[0] for effort in range(4)]
+            self.assertEqual(series, sorted(series, reverse=True))
+            self.assertLess(series[1], 0.95 * series[0])
+        self.refused(USAGE, "--effort", "bench", "--effort", "4")
 
     def test_the_operation_that_was_asked_for(self):
         for op in ("encode", "decode", "compare"):
@@ -75,14 +93,15 @@ class Bench(CliTest):
         self.assertRegex(lines[1], r"^memcpy of as many bytes, 1 thread: [\d.]+ GB/s$")
         self.assertRegex(lines[2], r"^memcpy of as many bytes, 2 threads: [\d.]+ GB/s$")
         self.assertEqual(re.split(r" {2,}", lines[4].strip()),
-                         ["op", "dim", "bits", "target", "threads", "GB/s", "of memcpy", "median us", "min us", "hash"])
+                         ["op", "dim", "bits", "norm", "effort", "target", "threads", "GB/s", "of memcpy", "median us", "min us", "rel.MSE",
+                          "hash"])
         rows = [line.split() for line in lines[5:]]
-        self.assertEqual([(row[0], row[4]) for row in rows],
+        self.assertEqual([(row[0], row[6]) for row in rows],
                          [(op, threads) for op in ("encode", "decode", "compare") for threads in "12"])
         for row in rows:
             self.assertEqual(row[1:3], ["64", "3"])
-            self.assertEqual(len(row), 10)
-            self.assertRegex(row[9], r"^[0-9a-f]{16}$")
+            self.assertEqual(len(row), 13)
+            self.assertRegex(row[12], r"^[0-9a-f]{16}$")
 
 
 class Refusals(CliTest):
