@@ -125,6 +125,9 @@ ExitCode run(const Options& options) {
   const PackWeightsResult result = run_pipeline(options, source, plan, *backend, run, rate);
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (result.was_complete) {
+    if (options.gates.max_rel_mse || options.gates.max_rel_mse_ratio) {
+      throw Error(fmt::format("{}: is complete already, and what was measured while it was packed is not kept; 'tq verify --weights' measures it again", options.output));
+    }
     if (options.json) fmt::print("{}\n", nlohmann::json{{"output", options.output}, {"complete", true}, {"tensors_resumed", plan.items.size()}}.dump(2));
     say(options.quiet, fmt::format("{}: is complete already", options.output));
     return ExitCode::kDone;

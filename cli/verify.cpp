@@ -6,6 +6,7 @@
 #include "cli/command.h"
 #include "cli/options.h"
 #include "cli/terminal.h"
+#include "cli/verify_model.h"
 #include "cli/verify_table.h"
 #include "cli/verify_weights.h"
 #include "lib/verify/report_json.h"
@@ -19,6 +20,8 @@ struct Options {
   std::string packed;
   std::string weights;
   std::string against;
+  ModelArguments model;
+  std::optional<std::int64_t> tokens;
   WeightGateOptions weight_gates;
   bool synthetic = false;
   SyntheticShape shape;
@@ -34,10 +37,10 @@ struct Options {
 
 void check_source(const Options& options) {
   const int sources = (options.kv.empty() ? 0 : 1) + (options.packed.empty() ? 0 : 1) + (options.weights.empty() ? 0 : 1) +
-                      (options.synthetic ? 1 : 0);
+                      (options.synthetic ? 1 : 0) + (options.model.model.empty() ? 0 : 1);
   if (sources != 1) {
-    throw UsageError("verify needs exactly one source: --kv DUMP, --packed FILE --against DUMP, --weights DIR --against "
-                     "MODEL, or --synthetic");
+    throw UsageError("verify needs exactly one source: --model DIR, --kv DUMP, --packed FILE --against DUMP, --weights DIR "
+                     "--against MODEL, or --synthetic");
   }
   if (options.packed.empty() == options.weights.empty() && !options.against.empty()) {
     throw UsageError("--against goes with --packed or --weights");
@@ -49,8 +52,15 @@ void check_source(const Options& options) {
   if (options.synthetic && (options.gates.max_attention_kl || options.gates.min_attention_top1)) {
     throw UsageError("--max-attention-kl and --min-attention-top1 need queries, and --synthetic has none");
   }
+  if (options.tokens && !options.synthetic && options.model.model.empty()) {
+    throw UsageError("--tokens goes with --model or --synthetic; a dump has its own");
+  }
+  constexpr std::int64_t kMostSyntheticTokens = 1000000;
+  if (options.synthetic && options.tokens.value_or(1) > kMostSyntheticTokens) {
+    throw UsageError(fmt::format("--tokens with --synthetic is at most {}", kMostSyntheticTokens));
+  }
   constexpr std::int64_t kMostSyntheticValues = std::int64_t{1} << 27;
-  if (options.shape.tokens * options.synthetic_dim > kMostSyntheticValues) {
+  if (options.synthetic && options.tokens.value_or(options.shape.tokens) * options.synthetic_dim > kMostSyntheticValues) {
     throw UsageError(fmt::format("--tokens times --dim is at most {}", kMostSyntheticValues));
   }
   if (options.packed.empty() && options.weights.empty()) return;
@@ -81,6 +91,10 @@ std::uint64_t count_heads(const KvDump& dump) {
 }
 
 VerifyReport measure(const Options& options) {
+  if (!options.model.model.empty()) {
+    ProgressBar none("", 0, ProgressBar::Unit::kHeads, true);
+    return measure_model(options.model, options.tokens, make_verify_options(options, none), options.quiet);
+  }
   const auto backend = make_cpu_backend();
   if (options.synthetic) {
     const std::uint64_t heads = static_cast<std::uint64_t>(options.shape.layers) * static_cast<std::uint64_t>(options.shape.kv_heads);
@@ -96,12 +110,14 @@ VerifyReport measure(const Options& options) {
 
 ExitCode run(Options options) {
   check_source(options);
+  if (options.model.check) return check_model(options.model, options.json);
   if (!options.weights.empty()) {
     options.weight_gates.max_rel_mse_ratio = options.gates.max_rel_mse_ratio;
     return run_verify_weights({options.weights, options.against, options.weight_gates, options.threads.threads, options.json,
                                options.quiet});
   }
   options.shape.k_dim = options.shape.v_dim = options.synthetic_dim;
+  if (options.tokens) options.shape.tokens = *options.tokens;
   const VerifyReport report = measure(options);
   const ExitCode code = exit_code_of(report.verdict);
   if (options.json) {
@@ -115,6 +131,7 @@ ExitCode run(Options options) {
 
 void declare_sources(CLI::App& sub, Options& options) {
   const char* group = "Source (exactly one)";
+  options.model.declare(sub, group);
   sub.add_option("--kv", options.kv, "a KV dump: compress it in memory, and compare")->group(group);
   sub.add_option("--packed", options.packed, "a .tq3 file: what is really in it, compared with --against")->group(group);
   sub.add_option("--weights", options.weights,
@@ -127,9 +144,11 @@ void declare_sources(CLI::App& sub, Options& options) {
     sub.add_option(name, value, help)->check(CLI::Range(low, high))->needs(synthetic)->group("With --synthetic");
   };
   synthetic_option("--dim", options.synthetic_dim, "head_dim, 8..1024", kMinDim, kMaxRowDim);
-  synthetic_option("--tokens", options.shape.tokens, "rows of a head, 1..1000000", std::int64_t{1}, std::int64_t{1000000});
   synthetic_option("--heads", options.shape.kv_heads, "KV heads, 1..1024", std::int64_t{1}, std::int64_t{1024});
   synthetic_option("--layers", options.shape.layers, "layers, 1..1024", 1, 1024);
+  sub.add_option("--tokens", options.tokens, "with --model: the first N tokens of the text, 1.. the model's context (default up to "
+                                             "128); with --synthetic: rows of a head, 1..1000000 (default 1024)")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 31))->default_str("")->group("With --model or --synthetic");
   sub.add_option("--seed", options.shape.seed, "seed of the rows, 0..2^32-1")->needs(synthetic)->group("With --synthetic");
 }
 
@@ -176,7 +195,8 @@ void declare_gates(CLI::App& sub, GateOptions& gates, WeightGateOptions& weight_
 void add_verify(CLI::App& app, Command& command) {
   auto options = std::make_shared<Options>();
   CLI::App* sub = app.add_subcommand("verify", "measure what compression costs codec, attention and weights, and judge it");
-  sub->footer("Examples: tq verify --kv docs/samples/smollm2-135m-instruct.safetensors --k-bits 4 --v-bits 3\n"
+  sub->footer("Examples: tq verify --model DIR --k-bits 4 --v-bits 3 --threshold 0.97\n"
+              "          tq verify --kv docs/samples/smollm2-135m-instruct.safetensors --k-bits 4 --v-bits 3\n"
               "          tq verify --packed cache.tq3 --against dump.safetensors --json\n"
               "          tq verify --weights ./model-tq3 --against ./model --max-rel-mse 0.04\n"
               "Exit codes: 0 every gate passed; 1 a gate failed; 2 wrong usage; 3 could not be measured, or a gate passes a "

@@ -1,8 +1,10 @@
 #include "cli/verify_table.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <cmath>
+#include <map>
 
 #include "cli/table.h"
 #include "cli/terminal.h"
@@ -83,6 +85,22 @@ std::string format_gates(const VerifyReport& report) {
   return table.format();
 }
 
+/// The lines that only a model has.
+std::string describe_model(const VerifyReport& report) {
+  if (!report.model_numbers) return {};
+  const ModelNumbers& m = *report.model_numbers;
+  std::map<std::int64_t, std::int64_t> windows;
+  for (const LayerReport& layer : report.layers) {
+    if (layer.window) ++windows[*layer.window];
+  }
+  std::string text = fmt::format("Run      {}, {} layers, {} tokens of {}{}\nReads    perplexity {:.4g} over {} predictions "
+                                 "(at most {:g} is plausible)\n", m.family, m.layers, m.tokens, m.prompt,
+                                 m.latent ? ", the latent cache" : "", m.perplexity, m.predictions, m.max_perplexity);
+  for (const auto& [window, layers] : windows) text += fmt::format("Windows  {} tokens in {} layers\n", window, layers);
+  if (!m.exact_layers.empty()) text += fmt::format("Exact    layers {}\n", fmt::join(m.exact_layers, ", "));
+  return text;
+}
+
 std::string describe_source(const VerifyReport& report) {
   if (report.source_kind == "synthetic") return "Gaussian rows (model-independent)";
   if (report.source_kind == "packed") return fmt::format("{} against {}", report.packed_path, report.source_path);
@@ -101,8 +119,8 @@ std::string describe_verdict(const VerifyReport& report) {
 }  // namespace
 
 std::string format_report_table(const VerifyReport& report, bool per_head) {
-  std::string text = fmt::format("Model    {}\nSource   {}\nK        {}\nV        {}\nBytes    {} -> {} ({:.2f}x)\n\n",
-                                 report.model, describe_source(report), format_scheme(report.k_scheme),
+  std::string text = fmt::format("Model    {}\nSource   {}\n{}K        {}\nV        {}\nBytes    {} -> {} ({:.2f}x)\n\n",
+                                 report.model, describe_source(report), describe_model(report), format_scheme(report.k_scheme),
                                  format_scheme(report.v_scheme), format_count(report.dump_bytes),
                                  format_count(report.packed_bytes),
                                  static_cast<double>(report.dump_bytes) / static_cast<double>(report.packed_bytes));

@@ -23,7 +23,7 @@ struct CpuTarget {
 
 bool always() { return true; }
 #if defined(TQ_HAVE_AVX2)
-bool has_avx2() { return __builtin_cpu_supports("avx2"); }
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 #endif
 #if defined(TQ_HAVE_AVX512)
 bool has_avx512() {

@@ -21,25 +21,24 @@ constexpr int kCopies = 16;
 
 // ---- Helpers.
 
-/// The codes of this lane's chunks, 8 Bits bits each.
+/// The codes of this lane's chunks, 8 Bits bits each; 0 past the last row.
 template <class T, int Bits>
-__device__ __forceinline__ void load_codes(const DecodeArgs& args, std::int64_t first_row, int lane,
+__device__ __forceinline__ void load_codes(const DecodeArgs& args, std::int64_t tile, int lane,
                                            std::uint32_t (&codes)[T::kPerLane]) {
+  const int left = chunks_left<T>(args.count, tile, lane);
+  const std::uint8_t* from = args.codes + (tile * kTileChunks + lane) * Bits;
+  const int ahead = static_cast<int>(reinterpret_cast<std::uintptr_t>(from) & 3);
+  const auto* words = reinterpret_cast<const std::uint32_t*>(from - ahead);
 #pragma unroll
   for (int i = 0; i < T::kPerLane; ++i) {
-    const int chunk = lane + 32 * i;
-    const std::int64_t row = min(first_row + chunk / T::kChunks, args.count - 1);
-    const int c = chunk % T::kChunks;
-    const std::uint8_t* from = args.codes + row * (T::kDim * Bits / 8);
+    codes[i] = 0;
+    if (32 * i >= left) continue;
     if constexpr (Bits == 4) {
-      codes[i] = reinterpret_cast<const std::uint32_t*>(from)[c];
+      codes[i] = words[32 * i];
     } else if constexpr (Bits == 2) {
-      codes[i] = reinterpret_cast<const std::uint16_t*>(from)[c];
-    } else {
-      constexpr int kLastWord = T::kDim * Bits / 32 - 1;
-      const auto* words = reinterpret_cast<const std::uint32_t*>(from);
-      const int word = 3 * c / 4;
-      codes[i] = __funnelshift_r(words[word], words[min(word + 1, kLastWord)], 8 * (3 * c % 4));
+      codes[i] = reinterpret_cast<const std::uint16_t*>(from)[32 * i];
+    } else {  // three bytes, of one word or two; 96 bytes from chunk to chunk
+      codes[i] = __funnelshift_r(words[24 * i], words[24 * i + (ahead >= 2 ? 1 : 0)], 8 * ahead);
     }
   }
 }
@@ -132,22 +131,22 @@ __device__ __forceinline__ void write_floats(const float (&v)[T::kChunks][T::kWi
 
 /// By chunk: a tile from shared memory to the rows.
 template <class T>
-__device__ __forceinline__ void write_rows(const DecodeArgs& args, std::int64_t first_row, int lane, const float* tile) {
+__device__ __forceinline__ void write_rows(const DecodeArgs& args, std::int64_t number, int lane, const float* tile) {
+  const int left = chunks_left<T>(args.count, number, lane);
+  const std::int64_t first = number * kTileChunks + lane;
 #pragma unroll
   for (int i = 0; i < T::kPerLane; ++i) {
-    const int chunk = lane + 32 * i;
-    const int tile_row = chunk / T::kChunks, c = chunk % T::kChunks;
-    const std::int64_t row = first_row + tile_row;
-    if (row >= args.count) continue;
+    if (32 * i >= left) break;
+    const int tile_row = (lane + 32 * i) / T::kChunks, c = (lane + 32 * i) % T::kChunks;
     if (args.dtype == DType::kF32) {
       float x[8];
       load_chunk(tile + tile_row * T::kPitch, c, x);
-      float4* to = reinterpret_cast<float4*>(args.rows) + (row * T::kChunks + c) * 2;
+      float4* to = reinterpret_cast<float4*>(args.rows) + (first + 32 * i) * 2;
       to[0] = make_float4(x[0], x[1], x[2], x[3]);
       to[1] = make_float4(x[4], x[5], x[6], x[7]);
     } else {
       const auto* from = reinterpret_cast<const std::uint32_t*>(tile) + tile_row * Halves<T>::kPitch + 4 * c;
-      reinterpret_cast<uint4*>(args.rows)[row * T::kChunks + c] = *reinterpret_cast<const uint4*>(from);
+      reinterpret_cast<uint4*>(args.rows)[first + 32 * i] = *reinterpret_cast<const uint4*>(from);
     }
   }
 }
@@ -187,7 +186,7 @@ __global__ void __launch_bounds__(32 * kWarps, 2)
   std::int64_t number = static_cast<std::int64_t>(blockIdx.x) * kWarps + warp;
   if (number >= count) return;
   std::uint32_t codes[T::kPerLane];
-  load_codes<T, Bits>(args, number * T::kRows, lane, codes);
+  load_codes<T, Bits>(args, number, lane, codes);
   float norm = args.norms[min(number * T::kRows + tile_row, args.count - 1)];
   for (; number < count; number += step) {
 #pragma unroll
@@ -201,7 +200,7 @@ __global__ void __launch_bounds__(32 * kWarps, 2)
     const float own_norm = norm;
     const std::int64_t first_row = number * T::kRows;
     if (number + step < count) {
-      load_codes<T, Bits>(args, first_row + step * T::kRows, lane, codes);
+      load_codes<T, Bits>(args, number + step, lane, codes);
       norm = args.norms[min(first_row + step * T::kRows + tile_row, args.count - 1)];
     }
     __syncwarp();
@@ -224,7 +223,7 @@ __global__ void __launch_bounds__(32 * kWarps, 2)
                       reinterpret_cast<std::uint32_t*>(tile) + tile_row * Halves<T>::kPitch, m);
     }
     __syncwarp();
-    write_rows<T>(args, first_row, lane, tile);
+    write_rows<T>(args, number, lane, tile);
     __syncwarp();
   }
 }

@@ -44,17 +44,18 @@ __device__ __forceinline__ void copy_16_async(void* shared, const void* global) 
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;"); }
 __device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_group 0;" ::: "memory"); }
 
-/// Starts copying a tile into `stage`; rows past the end are the last one again.
+/// Starts copying a tile into `stage`. What is past the last row stays as it is.
 template <class T>
-__device__ __forceinline__ void start_copy(const EncodeArgs& args, std::int64_t first_row, int lane, std::uint8_t* stage) {
+__device__ __forceinline__ void start_copy(const EncodeArgs& args, std::int64_t tile, int lane, std::uint8_t* stage) {
   const int chunk_bytes = args.dtype == DType::kF32 ? 32 : 16;
+  const int left = chunks_left<T>(args.count, tile, lane);
+  const std::uint8_t* from = args.rows + (tile * kTileChunks + lane) * chunk_bytes;
+  stage += lane * chunk_bytes;
 #pragma unroll
   for (int i = 0; i < T::kPerLane; ++i) {
-    const int chunk = lane + 32 * i;
-    const std::int64_t row = min(first_row + chunk / T::kChunks, args.count - 1);
-    const std::uint8_t* from = args.rows + (row * T::kChunks + chunk % T::kChunks) * chunk_bytes;
-    copy_16_async(stage + chunk * chunk_bytes, from);
-    if (chunk_bytes == 32) copy_16_async(stage + chunk * 32 + 16, from + 16);
+    if (32 * i >= left) break;
+    copy_16_async(stage + 32 * i * chunk_bytes, from + 32 * i * chunk_bytes);
+    if (chunk_bytes == 32) copy_16_async(stage + 32 * i * 32 + 16, from + 32 * i * 32 + 16);
   }
   commit_copies();
 }
@@ -167,19 +168,23 @@ __device__ __forceinline__ void write_chunks(const std::uint32_t (&c)[4], std::u
   }
 }
 
-/// The pairwise sum over a row of terms that lie by column: terms[c], the tree over a lane's elements of chunk c.
+/// The pairwise sum over a row of terms that lie by column: terms[c], the tree over a lane's elements of chunk c. Shares of four
+/// chunks and rows are padded, so that lanes that write together meet in no bank.
 template <class T>
 __device__ __forceinline__ float sum_row(const float (&terms)[T::kChunks], float* scratch, int row, int m) {
   constexpr int kLanes = T::kLanesPerRow;
-  float* mine = scratch + row * (T::kChunks * kLanes);
+  constexpr int kShare = T::kWidth == 1 ? 4 * kLanes : 4 * kLanes + 4;
+  constexpr int kRow = kShare * (T::kChunks / 4) + (T::kWidth == 1 ? 8 : 4);
+  static_assert(kRow * T::kRows <= T::kFloats);
+  float* mine = scratch + row * kRow;
   __syncwarp();
 #pragma unroll
-  for (int c = 0; c < T::kChunks; ++c) mine[c * kLanes + m] = terms[c];
+  for (int c = 0; c < T::kChunks; ++c) mine[c / 4 * kShare + c % 4 * kLanes + m] = terms[c];
   __syncwarp();
   float four[4 * kLanes];
 #pragma unroll
   for (int i = 0; i < kLanes; ++i) {
-    const float4 f = *reinterpret_cast<const float4*>(mine + 4 * m * kLanes + 4 * i);
+    const float4 f = *reinterpret_cast<const float4*>(mine + kShare * m + 4 * i);
     four[4 * i] = f.x, four[4 * i + 1] = f.y, four[4 * i + 2] = f.z, four[4 * i + 3] = f.w;
   }
   float sum = sum_tree<4 * kLanes>(four);
@@ -188,19 +193,39 @@ __device__ __forceinline__ float sum_row(const float (&terms)[T::kChunks], float
   return sum;
 }
 
-struct BinTable {
-  std::uint32_t edge;   ///< shared address of the edge of bin 0, less what the bits of `magic` add
-  std::uint32_t below;  ///< the same for Bins::below
-  float magic;
+/// The bins in shared memory: a pair a bin, in one access, where few bins are in use (their banks differ), else two arrays.
+template <int Bits>
+struct SharedBins {
+  static constexpr bool kPaired = Bits <= 3;
+  std::uint32_t words[2 * kMaxBins];
+
+  __device__ void fill(const Bins& bins, int thread, int threads) {
+    for (int i = thread; i < kMaxBins; i += threads) {
+      words[kPaired ? 2 * i : i] = __float_as_uint(bins.edge[i]);
+      words[kPaired ? 2 * i + 1 : kMaxBins + i] = static_cast<std::uint32_t>(bins.below[i]);
+    }
+  }
+
+  /// Shared address of bin 0, less what the bits of `magic` add to a bin's number.
+  __device__ std::uint32_t origin(float magic) const {
+    return static_cast<std::uint32_t>(__cvta_generic_to_shared(words)) -
+           (kPaired ? 8u : 4u) * (__float_as_uint(magic) - kMaxBins / 2);
+  }
 };
 
 /// The code of sign * y.
-__device__ __forceinline__ std::uint32_t find_code(float y, float sign, const BinTable& bins) {
-  const std::uint32_t bin = __float_as_uint(__fmaf_rn(y, sign, bins.magic));
+template <int Bits>
+__device__ __forceinline__ std::uint32_t find_code(float y, float sign, float magic, std::uint32_t origin) {
+  const std::uint32_t bin = __float_as_uint(__fmaf_rn(y, sign, magic));
   float edge;
   std::uint32_t below;
-  asm("ld.shared.f32 %0, [%1];" : "=f"(edge) : "r"(bin * 4 + bins.edge));
-  asm("ld.shared.u32 %0, [%1];" : "=r"(below) : "r"(bin * 4 + bins.below));
+  if constexpr (SharedBins<Bits>::kPaired) {
+    asm("ld.shared.v2.b32 {%0, %1}, [%2];" : "=f"(edge), "=r"(below) : "r"(bin * 8 + origin));
+  } else {
+    const std::uint32_t address = bin * 4 + origin;
+    asm("ld.shared.b32 %0, [%1];" : "=f"(edge) : "r"(address));
+    asm("ld.shared.b32 %0, [%1 + %2];" : "=r"(below) : "r"(address), "n"(4 * kMaxBins));
+  }
   return below + (__float_as_uint(__fmaf_rn(y, -sign, edge)) >> 31);  // edge - sign * y is negative, or +0 at the edge
 }
 
@@ -212,12 +237,9 @@ __global__ void __launch_bounds__(32 * kWarps, 4)
                  const __grid_constant__ Bins source, unsigned long long* first_refused) {
   extern __shared__ __align__(16) std::uint8_t stages[];  // two a warp
   __shared__ Shared<T> shared_tiles[kWarps];
-  __shared__ Bins bins;
+  __shared__ SharedBins<Bits> bins;
   __shared__ Codebook codebook;
-  for (int i = static_cast<int>(threadIdx.x); i < kMaxBins; i += 32 * kWarps) {
-    bins.edge[i] = source.edge[i];
-    bins.below[i] = source.below[i];
-  }
+  bins.fill(source, static_cast<int>(threadIdx.x), 32 * kWarps);
   for (int i = static_cast<int>(threadIdx.x); i < (1 << Bits); i += 32 * kWarps) {
     codebook.edges[i] = table.edges[i];
     codebook.levels[i] = table.levels[i];
@@ -229,10 +251,8 @@ __global__ void __launch_bounds__(32 * kWarps, 4)
   Shared<T>& shared = shared_tiles[warp];
   const int stage_bytes = 1024 * (args.dtype == DType::kF32 ? 4 : 2);
   std::uint8_t* stage = stages + 2 * warp * stage_bytes;
-  const std::uint32_t magic_bits = __float_as_uint(source.magic) - kMaxBins / 2;
-  const BinTable bin_table = {
-      static_cast<std::uint32_t>(__cvta_generic_to_shared(bins.edge)) - 4 * magic_bits,
-      static_cast<std::uint32_t>(__cvta_generic_to_shared(bins.below)) - 4 * magic_bits, source.magic};
+  const float magic = source.magic;
+  const std::uint32_t origin = bins.origin(magic);
 
   constexpr bool kFactor = kMode != NormMode::kRaw;
   float signs1[8], signs2[T::kChunks][T::kWidth];
@@ -247,11 +267,11 @@ __global__ void __launch_bounds__(32 * kWarps, 4)
   const std::int64_t tiles = (args.count + T::kRows - 1) / T::kRows;
   const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kWarps;
   std::int64_t tile = static_cast<std::int64_t>(blockIdx.x) * kWarps + warp;
-  if (tile < tiles) start_copy<T>(args, tile * T::kRows, lane, stage);
+  if (tile < tiles) start_copy<T>(args, tile, lane, stage);
   for (int turn = 0; tile < tiles; tile += step, turn ^= 1) {
     wait_for_copies();
     __syncwarp();
-    if (tile + step < tiles) start_copy<T>(args, (tile + step) * T::kRows, lane, stage + (turn ^ 1) * stage_bytes);
+    if (tile + step < tiles) start_copy<T>(args, tile + step, lane, stage + (turn ^ 1) * stage_bytes);
     transform_by_chunk<T>(args.dtype, stage + turn * stage_bytes, lane, signs1, shared);
     __syncwarp();
 
@@ -288,7 +308,7 @@ __global__ void __launch_bounds__(32 * kWarps, 4)
 #pragma unroll
         for (int j = T::kWidth - 1; j >= 0; --j) {
           const float y = v[c][j] * scale;
-          const std::uint32_t code = find_code(y, signs2[c][j], bin_table);
+          const std::uint32_t code = find_code<Bits>(y, signs2[c][j], magic, origin);
           std::uint32_t& into = packed[T::kWidth == 4 ? k / 2 : 0];
           into = (into << (T::kWidth == 1 ? 4 : j % 2 == 1 ? 8 - Bits : Bits)) + code;
           if constexpr (kFactor) {
@@ -399,6 +419,7 @@ void choose_bits(const EncodeArgs& args, const Bins& bins, unsigned long long* f
 
 bool encode_tile_rows(const EncodeArgs& args, unsigned long long* first_refused) {
   Bins bins;
+  if (args.rule.divide_first) return false;
   if (!has_tiles(args.rotation, args.codebook->bits, args.rows, args.codes) || !make_bins(*args.codebook, bins)) return false;
   switch (args.rotation.dim) {
     case 64: choose_bits<Tile<8>>(args, bins, first_refused); break;

@@ -28,6 +28,15 @@ struct Tile {
   static constexpr int kFloats = kRows * kPitch;
 };
 
+/// Chunks of a tile: chunk k of tile t is chunk 128 t + k of the rows, whatever the dim, so a tile is contiguous.
+inline constexpr int kTileChunks = 128;
+
+/// Chunks from this lane's first one in a tile to the last of all rows; a lane has chunk `lane + 32 i` where 32 i is less.
+template <class T>
+__device__ __forceinline__ int chunks_left(std::int64_t rows, std::int64_t tile, int lane) {
+  return static_cast<int>(min(rows * T::kChunks - tile * kTileChunks - lane, std::int64_t{kTileChunks}));
+}
+
 /// Word of element `e` (0..7) of chunk c of a row in shared memory.
 __device__ __forceinline__ constexpr int place_of(int c, int e) { return 8 * c + ((e & 4) ^ (c & 4)) + (e & 3); }
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <cmath>
@@ -140,23 +141,54 @@ double parse_positive(const std::string& key, const std::string& value, const st
   return *number;
 }
 
+/// Which layer of the file a key such as "sliding_window.3" is about; nothing if none.
+std::optional<int> parse_layer(std::string_view key, std::string_view stem,
+                               const std::map<int, FoundLayer>& found) {
+  const std::string_view rest = key.substr(stem.size());
+  const std::optional<int> layer =
+      rest.starts_with('.') ? parse_whole<int>(rest.substr(1)) : std::nullopt;
+  return layer && found.contains(*layer) ? layer : std::nullopt;
+}
+
+std::vector<float> parse_sinks(const std::string& key, const std::string& value,
+                               const std::map<int, FoundLayer>& found, int layer,
+                               const std::string& where) {
+  std::vector<float> sinks;
+  const std::string_view text = value;
+  for (std::size_t at = 0; at <= text.size();) {
+    const std::size_t space = std::min(text.find(' ', at), text.size());
+    const std::optional<float> number = parse_whole<float>(text.substr(at, space - at));
+    if (!number || !std::isfinite(*number)) {
+      throw Error(fmt::format("{}: metadata {}: number {} is none; write finite decimal numbers with single spaces", where,
+                              quote_name(key), sinks.size()));
+    }
+    sinks.push_back(*number);
+    at = space + 1;
+  }
+  const std::optional<KvTensor>& q = found.at(layer)[static_cast<std::size_t>(Role::kQuery)];
+  if (q && static_cast<std::int64_t>(sinks.size()) != q->heads) {
+    throw Error(fmt::format("{}: metadata {} has {} numbers, and the layer has {} query heads", where,
+                            quote_name(key), sinks.size(), q->heads));
+  }
+  return sinks;
+}
+
 void read_metadata(const std::map<std::string, std::string>& metadata,
                    const std::map<int, FoundLayer>& found, const std::string& where,
                    KvLayout& layout) {
   constexpr std::string_view kScale = "attention_scale";
   constexpr std::string_view kSoftcap = "attention_softcap";
   constexpr std::string_view kWindow = "sliding_window";
+  constexpr std::string_view kSinks = "attention_sinks";
   for (const auto& [key, value] : metadata) {
     if (key == kScale) {
       layout.attention_scale = parse_positive(key, value, where);
     } else if (key == kSoftcap) {
       layout.attention_softcap = parse_positive(key, value, where);
     } else if (key.starts_with(kWindow)) {
-      const std::string_view rest = std::string_view(key).substr(kWindow.size());
-      const std::optional<int> layer =
-          rest.starts_with('.') ? parse_whole<int>(rest.substr(1)) : std::nullopt;
+      const std::optional<int> layer = parse_layer(key, kWindow, found);
       const std::optional<std::int64_t> tokens = parse_whole<std::int64_t>(value);
-      if (!layer || !found.contains(*layer) || !tokens || *tokens == 0) {
+      if (!layer || !tokens || *tokens == 0) {
         throw Error(
             fmt::format("{}: metadata {}: {} is wrong; write sliding_window.L with a layer L of "
                         "this file and a "
@@ -164,10 +196,17 @@ void read_metadata(const std::map<std::string, std::string>& metadata,
                         where, quote_name(key), quote_name(value)));
       }
       layout.sliding_windows.emplace(*layer, *tokens);
+    } else if (key.starts_with(kSinks)) {
+      const std::optional<int> layer = parse_layer(key, kSinks, found);
+      if (!layer) {
+        throw Error(fmt::format("{}: metadata {} is wrong; write attention_sinks.L with a layer L of this file", where,
+                                quote_name(key)));
+      }
+      layout.sinks.emplace(*layer, parse_sinks(key, value, found, *layer, where));
     } else if (key.starts_with(kScale) || key.starts_with(kSoftcap)) {
       throw Error(
-          fmt::format("{}: metadata {} is unknown; tq reads attention_scale, attention_softcap and "
-                      "sliding_window.L",
+          fmt::format("{}: metadata {} is unknown; tq reads attention_scale, attention_softcap, "
+                      "sliding_window.L and attention_sinks.L",
                       where, quote_name(key)));
     }
   }
@@ -212,6 +251,11 @@ KvDump KvDump::open(const std::string& path) {
 
 double KvDump::attention_scale(const KvLayer& layer) const {
   return layout_.attention_scale.value_or(1.0 / std::sqrt(static_cast<double>(layer.k.head_dim)));
+}
+
+std::vector<float> KvDump::sinks(const KvLayer& layer) const {
+  const auto found = layout_.sinks.find(layer.index);
+  return found == layout_.sinks.end() ? std::vector<float>() : found->second;
 }
 
 std::optional<std::int64_t> KvDump::sliding_window(const KvLayer& layer) const {

@@ -10,7 +10,8 @@
 // (query head h attends to kv head h / (q heads / kv_heads)), the head_dim of K, and the queries of
 // the last tokens, as many as it has. Metadata that tq reads, all optional: `attention_scale` (the
 // factor on q.k), `attention_softcap` (a logit x becomes cap * tanh(x / cap)), `sliding_window.L`
-// (a query of layer L sees that many tokens, itself included).
+// (a query of layer L sees that many tokens, itself included), `attention_sinks.L` (numbers separated
+// by spaces, one a query head of layer L: a logit more in each softmax, which has no value).
 #pragma once
 
 #include <cstdint>
@@ -47,6 +48,7 @@ struct KvLayout {
   std::optional<double> attention_scale;
   std::optional<double> attention_softcap;
   std::map<int, std::int64_t> sliding_windows;  ///< by layer index
+  std::map<int, std::vector<float>> sinks;      ///< by layer index
 };
 
 /// Sorts tensors into layers. `where` (the path) begins each message. Error, with tensor and byte
@@ -54,7 +56,7 @@ struct KvLayout {
 /// so that a typo does not drop a layer in silence; so is a tensor under both of its names, K
 /// without V or V without K, and a dump without layers. attention_scale and attention_softcap must
 /// be positive finite decimal numbers, sliding_window.L a positive integer for a layer that is
-/// there; other metadata are not looked at, but a key that only begins like one of these is
+/// there, attention_sinks.L finite numbers, as many as that layer has query heads; other metadata are not looked at, but a key that only begins like one of these is
 /// refused.
 KvLayout classify_kv_tensors(const std::vector<TensorInfo>& tensors,
                              const std::map<std::string, std::string>& metadata,
@@ -81,6 +83,9 @@ class KvDump {
 
   /// Metadata `sliding_window.L` in tokens; nothing if a query sees all tokens up to its own.
   std::optional<std::int64_t> sliding_window(const KvLayer& layer) const;
+
+  /// Metadata `attention_sinks.L`, one a query head; empty if there are none.
+  std::vector<float> sinks(const KvLayer& layer) const;
 
   /// The container, for reading rows and naming the file.
   const SafetensorsFile& file() const { return file_; }

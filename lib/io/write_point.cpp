@@ -23,11 +23,17 @@ struct KillAt {
   }
 };
 
+KillAt& kill_at() {
+  static KillAt instance;
+  return instance;
+}
+
 }  // namespace
 
 void pass_write_point(std::string_view name) {
-  static KillAt kill_at;
-  if (kill_at.name == name && --kill_at.left == 0) std::raise(SIGKILL);
+  if (kill_at().name == name && --kill_at().left == 0) std::raise(SIGKILL);
 }
+
+bool write_points_armed() { return !kill_at().name.empty(); }
 
 }  // namespace tq

@@ -10,4 +10,7 @@ namespace tq {
 /// that the process comes by. Else costs nothing. Thread-safe.
 void pass_write_point(std::string_view name);
 
+/// True if TQ_TEST_KILL_AT is set.
+bool write_points_armed();
+
 }  // namespace tq

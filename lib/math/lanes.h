@@ -190,6 +190,9 @@ inline constexpr bool kCanFuse =
 #if defined(__AVX512F__)
     kLanes<V> == 16 ||
 #endif
+#if defined(__FMA__)
+    kLanes<V> == 8 ||
+#endif
     false;
 
 /// a * b + c, rounded once.
@@ -197,7 +200,14 @@ template <class V>
 TQ_HD V fused_multiply_add(V a, V b, V c) {
   static_assert(kCanFuse<V>);
 #if defined(__AVX512F__)
-  return bits_as<V>(_mm512_fmadd_ps(bits_as<__m512>(a), bits_as<__m512>(b), bits_as<__m512>(c)));
+  if constexpr (kLanes<V> == 16) {
+    return bits_as<V>(_mm512_fmadd_ps(bits_as<__m512>(a), bits_as<__m512>(b), bits_as<__m512>(c)));
+  }
+#endif
+#if defined(__FMA__)
+  if constexpr (kLanes<V> == 8) {
+    return bits_as<V>(_mm256_fmadd_ps(bits_as<__m256>(a), bits_as<__m256>(b), bits_as<__m256>(c)));
+  }
 #endif
 }
 

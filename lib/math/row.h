@@ -49,11 +49,18 @@ TQ_HD void for_each_code(I* words, int dim, F&& f) {
   for (int i = 0; start + i < dim; ++i) f(words, i, start + i);
 }
 
-/// The factor on a row's norm that corrects it for its levels c, all of it pairwise sums over the row:
-/// 1/sqrt(<c,c>), or <y,c>/<c,c> (0 where that is negative).
+/// 1/|c|: the factor on a row's norm that keeps it, for its levels c. They are overwritten.
+template <class V>
+TQ_HD V corrected_factor(V* levels, int dim, V* scratch) {
+  const V energy = sum_squares(levels, dim, scratch);
+  const V one = splat<V>(1.0f);
+  return select(mask_greater(energy, splat<V>(0.0f)), one / square_root(energy), one);
+}
+
+/// <y,c>/<c,c> (0 where that is negative): the least-squares factor for levels c, all of it pairwise sums over the row.
 template <int Bits, class V>
-TQ_HD_CALL V norm_factor(const V* x, const RotationView& rotation, V scale, const IntOf<V>* words,
-                         const LevelTable<Bits, V>& level_of, NormMode mode, V* scratch) {
+TQ_HD_CALL V least_squares_factor(const V* x, const RotationView& rotation, V scale, const IntOf<V>* words,
+                                  const LevelTable<Bits, V>& level_of, V* scratch) {
   V* squares = scratch;
   V* products = scratch + rotation.dim;
   for (int i = 0; i < rotation.dim; ++i) {
@@ -61,13 +68,9 @@ TQ_HD_CALL V norm_factor(const V* x, const RotationView& rotation, V scale, cons
     squares[i] = level * level;
     products[i] = finish_rotation(x, i, rotation, scale) * level;
   }
-  const V zero = splat<V>(0.0f);
-  const V one = splat<V>(1.0f);
   const V energy = sum_pairwise(squares, rotation.dim);
-  if (mode == NormMode::kCorrected) {
-    return select(mask_greater(energy, zero), one / square_root(energy), one);
-  }
   const V product = sum_pairwise(products, rotation.dim);
+  const V zero = splat<V>(0.0f);
   return select(mask_greater(product, zero), product / energy, zero);
 }
 
@@ -77,6 +80,7 @@ TQ_HD EncodedRow<V> encode_row(V* x, const RotationView& rotation, const CodeFin
                                const LevelTable<Bits, V>& level_of, NormRule rule, IntOf<V>* words, V* scratch) {
   using I = IntOf<V>;
   const int dim = rotation.dim;
+  const bool corrects = rule.mode == NormMode::kCorrected;
   RowNorm<V> norm = row_norm(x, dim, rotation.scale, scratch);
   if (rule.divide_first) {
     divide_row(x, dim, norm.length, divides_as_usual(x, dim, norm.length));
@@ -85,10 +89,13 @@ TQ_HD EncodedRow<V> encode_row(V* x, const RotationView& rotation, const CodeFin
   mix(x, rotation, rotation.signs1, false, scratch);
   for (int w = 0; w < row_words(dim, Bits); ++w) words[w] = splat_int<I>(0);
   for_each_code<Bits>(words, dim, [&](I* group, int place, int i) {
-    put_code<Bits>(group, place, find_code(finish_rotation(x, i, rotation, norm.scale)));
+    const I code = find_code(finish_rotation(x, i, rotation, norm.scale));
+    put_code<Bits>(group, place, code);
+    if (corrects) x[i] = level_of(code);
   });
   if (rule.mode == NormMode::kRaw) return store_norm(norm.norm, norm.refused, rule.f16);
-  const V factor = norm_factor<Bits>(x, rotation, norm.scale, words, level_of, rule.mode, scratch);
+  const V factor = corrects ? corrected_factor(x, dim, scratch)
+                            : least_squares_factor<Bits>(x, rotation, norm.scale, words, level_of, scratch);
   return store_norm(norm.norm * factor, norm.refused, rule.f16);
 }
 

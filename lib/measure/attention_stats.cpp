@@ -55,6 +55,7 @@ void check_inputs(const AttentionInputs& in) {
   if (in.query_heads > std::numeric_limits<std::int64_t>::max() / in.q_tokens) {
     refuse("query_heads x q_tokens is beyond 64 bits");
   }
+  if (!in.sinks.empty()) check_span("sinks", in.sinks, in.query_heads, 1);
   check_span("q", in.q, in.query_heads * in.q_tokens, in.d_k);
   check_span("k", in.k, in.tokens, in.d_k);
   check_span("k_hat", in.k_hat, in.tokens, in.d_k);
@@ -96,8 +97,8 @@ class Attention {
         k_hat_(copy_matrix(in.k_hat, in.tokens, in.d_k)),
         v_(copy_matrix(in.v, in.tokens, in.d_v)),
         v_hat_(copy_matrix(in.v_hat, in.tokens, in.d_v)),
-        logits_(static_cast<std::size_t>(in.tokens)),
-        logits_hat_(static_cast<std::size_t>(in.tokens)) {}
+        logits_(static_cast<std::size_t>(in.tokens) + 1),
+        logits_hat_(static_cast<std::size_t>(in.tokens) + 1) {}
 
   void measure_block(std::int64_t head, std::int64_t first_query, std::int64_t queries,
                      AttentionStats& stats) {
@@ -107,12 +108,12 @@ class Attention {
                                      queries, in_.d_k);
     products_.noalias() = q * k_.middleRows(keys.first, keys.count()).transpose();
     products_hat_.noalias() = q * k_hat_.middleRows(keys.first, keys.count()).transpose();
-    p_.setZero(queries, keys.count());
-    p_hat_.setZero(queries, keys.count());
+    p_.setZero(queries, keys.count() + 1);  // one column more, for a sink
+    p_hat_.setZero(queries, keys.count() + 1);
     for (std::int64_t i = 0; i < queries; ++i)
       measure_query(head, i, position + i, keys.first, stats);
-    o_.noalias() = p_ * v_.middleRows(keys.first, keys.count());
-    o_hat_.noalias() = p_hat_ * v_hat_.middleRows(keys.first, keys.count());
+    o_.noalias() = p_.leftCols(keys.count()) * v_.middleRows(keys.first, keys.count());
+    o_hat_.noalias() = p_hat_.leftCols(keys.count()) * v_hat_.middleRows(keys.first, keys.count());
     const auto width = static_cast<std::size_t>(in_.d_v);
     for (std::int64_t i = 0; i < queries; ++i) {
       stats.add_output({o_.row(i).data(), width}, {o_hat_.row(i).data(), width});
@@ -135,8 +136,18 @@ class Attention {
       refuse("query head " + std::to_string(head) + ", position " + std::to_string(position) +
              ": a logit overflows float32: check the scale of q and k");
     }
-    stats.add_logits(compare_logits(logits, logits_hat, {p_.row(row).data() + column, count},
-                                    {p_hat_.row(row).data() + column, count}));
+    float* p = p_.row(row).data() + column;
+    float* p_hat = p_hat_.row(row).data() + column;
+    if (in_.sinks.empty()) {
+      stats.add_logits(compare_logits(logits, logits_hat, {p, count}, {p_hat, count}));
+      return;
+    }
+    logits_[count] = logits_hat_[count] = static_cast<double>(in_.sinks[static_cast<std::size_t>(head)]);
+    LogitComparison query = compare_logits({logits_.data(), count + 1}, {logits_hat_.data(), count + 1},
+                                           {p, count + 1}, {p_hat, count + 1});
+    --query.pairs;  // the sink is no key
+    p[count] = p_hat[count] = 0.0f;
+    stats.add_logits(query);
   }
 
   const AttentionInputs& in_;

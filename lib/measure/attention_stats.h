@@ -33,6 +33,8 @@ struct AttentionInputs {
   std::optional<double> softcap{};  ///< > 0: logit becomes cap tanh(logit / cap), after the scale
   /// >= 1: a query at position t sees keys t-window+1..t; none: it sees 0..t.
   std::optional<std::int64_t> window{};
+  /// [query_heads] or none: a logit more in each softmax, the same on both sides, without a value.
+  std::span<const float> sinks{};
 };
 
 /// One query's logits over its visible keys, against those from the reconstructed keys.

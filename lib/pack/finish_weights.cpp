@@ -64,11 +64,16 @@ void remove_earlier_result(const std::string& dir, const WeightPlan& plan) {
   pass_write_point("earlier-result-removed");
 }
 
-/// Left by a run that was given up for this one.
-void remove_strays(const std::string& dir) {
+/// Left by a run that was given up for this one, or that was killed while it wrote one of the small files.
+void remove_strays(const std::string& dir, const std::vector<std::string>& small_files) {
   std::vector<fs::path> strays;
   for (const fs::directory_entry& entry : fs::directory_iterator(dir)) {
-    if (entry.path().filename().string().ends_with(fmt::format(".safetensors{}", kPartialSuffix))) strays.push_back(entry.path());
+    const std::string name = entry.path().filename().string();
+    const auto is_temporary = [&](const std::string& file) { return name.starts_with(file + ".tmp-"); };  // see AtomicFile
+    if (name.ends_with(fmt::format(".safetensors{}", kPartialSuffix)) ||
+        std::any_of(small_files.begin(), small_files.end(), is_temporary)) {
+      strays.push_back(entry.path());
+    }
   }
   for (const fs::path& path : strays) remove_file(path);
 }
@@ -172,7 +177,9 @@ void finish_output(const std::string& dir, const WeightPlan& plan, const PackRun
   if (model_config) write_text(join_path(dir, kModelConfigName), *model_config);
   pass_write_point("config-written");
   // From here on loaders take it.
-  remove_strays(dir);
+  std::vector<std::string> small_files = list_companions(run.source_dir);
+  for (const std::string_view name : {kTq3ConfigName, kIndexName, kModelConfigName}) small_files.emplace_back(name);
+  remove_strays(dir, small_files);
   for (const std::string& journal : journals) {
     remove_file(journal);
     pass_write_point("journal-removed");

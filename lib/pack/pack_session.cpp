@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <set>
+#include <utility>
 
 #include "lib/error.h"
 #include "lib/io/kv_file.h"
@@ -19,6 +20,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::size_t kReadBytes = std::size_t{1} << 20;
+constexpr std::uint64_t kSyncBytes = std::uint64_t{32} << 20;
 
 std::string join_path(const std::string& dir, std::string_view name) { return (fs::path(dir) / name).string(); }
 
@@ -170,6 +172,15 @@ void Recorder::add(std::size_t item, WeightRecord record) {
   changed_.notify_all();
 }
 
+void Recorder::note_written(int shard, std::uint64_t bytes) {
+  unsynced_bytes_ += bytes;
+  if (unsynced_bytes_ < kSyncBytes) return;
+  unsynced_bytes_ = 0;
+  const std::lock_guard lock(mutex_);
+  unsynced_.insert(shard);
+  changed_.notify_all();
+}
+
 void Recorder::finish() {
   {
     const std::lock_guard lock(mutex_);
@@ -183,14 +194,18 @@ void Recorder::finish() {
 void Recorder::run() {
   std::unique_lock lock(mutex_);
   for (;;) {
-    changed_.wait(lock, [this] { return ending_ || !waiting_.empty(); });
-    if (waiting_.empty()) return;
-    const std::vector<std::size_t> items = std::move(waiting_);
-    waiting_.clear();
+    changed_.wait(lock, [this] { return ending_ || !waiting_.empty() || !unsynced_.empty(); });
+    if (waiting_.empty() && unsynced_.empty()) return;
+    std::vector<std::size_t> items = std::exchange(waiting_, {});
+    if (write_points_armed() && items.size() > 1) {  // one record a tensor, so that a test knows how many there will be
+      waiting_.assign(items.begin() + 1, items.end());
+      items.resize(1);
+    }
+    std::set<int> shards = std::exchange(unsynced_, {});
     lock.unlock();
     std::exception_ptr failure;
     try {
-      record(items);
+      record(items, std::move(shards));
     } catch (...) {
       failure = std::current_exception();
     }
@@ -201,8 +216,7 @@ void Recorder::run() {
   }
 }
 
-void Recorder::record(const std::vector<std::size_t>& items) {
-  std::set<int> shards;
+void Recorder::record(const std::vector<std::size_t>& items, std::set<int> shards) {
   for (const std::size_t i : items) {
     shards.insert(plan_.items[i].data.shard);
     if (plan_.items[i].is_quantized()) shards.insert(plan_.items[i].norms.shard);
@@ -210,6 +224,7 @@ void Recorder::record(const std::vector<std::size_t>& items) {
   for (const int shard : shards) {
     StagedFile::open(join_path(session_.dir, plan_.shards[static_cast<std::size_t>(shard)].name)).sync();
   }
+  if (items.empty()) return;
   pass_write_point("tensors-synced");
   std::vector<std::string> lines;
   {

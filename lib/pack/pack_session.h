@@ -8,6 +8,7 @@
 #include <condition_variable>
 #include <exception>
 #include <mutex>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -52,18 +53,22 @@ class Recorder {
 
   /// The data of the item has been written. Throws what went wrong in the thread.
   void add(std::size_t item, WeightRecord record);
+  /// Bytes have been written: now and then makes them durable, so that not all is left to the end of a large tensor.
+  void note_written(int shard, std::uint64_t bytes);
   /// Waits until all is recorded; throws what went wrong.
   void finish();
 
  private:
   void run();
-  void record(const std::vector<std::size_t>& items);
+  void record(const std::vector<std::size_t>& items, std::set<int> shards);
 
   PackSession& session_;
   const WeightPlan& plan_;
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::vector<std::size_t> waiting_;
+  std::vector<std::size_t> waiting_;  // items
+  std::set<int> unsynced_;            // shards that have much to sync
+  std::uint64_t unsynced_bytes_ = 0;
   bool ending_ = false;
   std::exception_ptr failure_;
   std::jthread thread_;  // last: it uses all of the above

@@ -58,6 +58,7 @@ void pack_blocks(const Checkpoint& source, const WeightPlan& plan, const Backend
     open.done += b.source_bytes;
     result.bytes_read += b.source_bytes;
     result.bytes_written += b.data_written.size() + b.norms_written.size();
+    recorder.note_written(item.data.shard, b.data_written.size() + b.norms_written.size());
     if (options.progress) options.progress(item, open.done, b.source_bytes);
     if (!block.is_last) return;
     files.close_before(item.data.shard);

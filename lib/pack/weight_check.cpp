@@ -1,6 +1,7 @@
 #include "lib/pack/weight_check.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "lib/convert.h"
 
@@ -21,6 +22,10 @@ Sample choose_sample(const WeightItem& item, const WeightBlock& block) {
   return {(rows + share - 1) / share, groups_a_row};
 }
 
+RowSums add_up(const RowSums& a, const RowSums& b) {
+  return {a.dot + b.dot, a.x_energy + b.x_energy, a.x_hat_energy + b.x_hat_energy, a.error_energy + b.error_energy};
+}
+
 }  // namespace
 
 std::int64_t checked_share(const WeightItem& item) {
@@ -31,20 +36,30 @@ void WeightCheck::check(const Backend& backend, const WeightItem& item, const We
                         const std::uint8_t* codes, const float* norms) {
   const Sample sample = choose_sample(item, block);
   const std::int64_t group_size = item.codec->scheme().dim;
-  const std::int64_t row_length = sample.groups_a_row * group_size;
-  const std::int64_t values = sample.rows * row_length;
-  std::vector<float> x(static_cast<std::size_t>(values));
+  const std::int64_t row_length = sample.groups_a_row * group_size;  // padding included
+  const std::int64_t lines = sample.rows * sample.groups_a_row;
+  const DType dtype = item.source->info->dtype;
+  std::vector<float> x(static_cast<std::size_t>(sample.rows * row_length));
   std::vector<float> x_hat(x.size());
-  convert_to_float(item.source->info->dtype, groups, values, x.data());
-  backend.decode(*item.codec, codes, norms, sample.rows * sample.groups_a_row, DType::kF32, x_hat.data());
+  std::vector<RowSums> sums(static_cast<std::size_t>(lines));
+  const auto length_of = [&](std::int64_t row) {
+    const std::int64_t first_group = (block.first + row * sample.groups_a_row) % item.groups;
+    return std::min(row_length, item.in_dim() - first_group * group_size);
+  };
+  convert_to_float(dtype, groups, static_cast<std::int64_t>(x.size()), x.data());
+  backend.decode(*item.codec, codes, norms, lines, DType::kF32, x_hat.data());
+  for (std::int64_t row = 0; row < sample.rows; ++row) {
+    const auto at = static_cast<std::ptrdiff_t>(row * row_length);
+    const std::int64_t length = length_of(row);
+    moments_.add({x.data() + at, static_cast<std::size_t>(length)});
+    std::fill(x_hat.begin() + at + length, x_hat.begin() + at + row_length, 0.0f);  // decoders drop the padding
+  }
+  backend.compare(static_cast<int>(group_size), dtype, groups, DType::kF32, x_hat.data(), lines, sums.data());
   ErrorStats block_errors;
   for (std::int64_t row = 0; row < sample.rows; ++row) {
-    const std::int64_t first_group = (block.first + row * sample.groups_a_row) % item.groups;
-    const std::int64_t length = std::min(row_length, item.in_dim() - first_group * group_size);  // without padding
-    const std::size_t at = static_cast<std::size_t>(row * row_length);
-    const std::span<const float> source(x.data() + at, static_cast<std::size_t>(length));
-    block_errors.add_row(source, {x_hat.data() + at, source.size()});
-    moments_.add(source);
+    const RowSums* groups_of_row = sums.data() + row * sample.groups_a_row;
+    const RowSums whole = std::accumulate(groups_of_row, groups_of_row + sample.groups_a_row, RowSums(), add_up);
+    block_errors.add_sums({&whole, 1}, static_cast<int>(length_of(row)));
   }
   if (block_errors.rows() > 0 && block_errors.cosine_min() < worst_cosine_) {
     worst_cosine_ = block_errors.cosine_min();

@@ -188,13 +188,13 @@ class Measurer {
     if (source_.layers()[layer].query_heads == 0) return sums;
 
     const std::vector<float> q = read_queries(layer, head);
-    sums.attention = measure_attention(inputs(layer, q, k, k_hat.for_attention, v, v_hat.rows));
+    sums.attention = measure_attention(inputs(layer, head, q, k, k_hat.for_attention, v, v_hat.rows));
     if (!options_.control_attention) return sums;
     for (int i = 0; i < kControls; ++i) {
       const auto control = static_cast<Control>(i);
       const std::vector<float> rows = make_control(control, codecs(layer, Part::kKeys), k, k_hat);
       if (!rows.empty()) {
-        sums.k_control_attention[static_cast<std::size_t>(i)] = measure_attention(inputs(layer, q, k, rows, v, v_hat.rows));
+        sums.k_control_attention[static_cast<std::size_t>(i)] = measure_attention(inputs(layer, head, q, k, rows, v, v_hat.rows));
       }
     }
     return sums;
@@ -348,14 +348,17 @@ class Measurer {
     return q;
   }
 
-  AttentionInputs inputs(std::size_t layer, const std::vector<float>& q, const std::vector<float>& k,
+  AttentionInputs inputs(std::size_t layer, std::int64_t head, const std::vector<float>& q, const std::vector<float>& k,
                          const std::vector<float>& k_hat, const std::vector<float>& v,
                          const std::vector<float>& v_hat) const {
     const SourceLayer& shape = source_.layers()[layer];
+    const auto group = static_cast<std::size_t>(shape.query_heads / shape.kv_heads);
+    const std::span<const float> sinks = shape.sinks;
     return {.q = q, .k = k, .k_hat = k_hat, .v = v, .v_hat = v_hat,
             .query_heads = shape.query_heads / shape.kv_heads, .q_tokens = measured_queries(shape),
             .tokens = shape.tokens, .d_k = shape.k_dim, .d_v = shape.v_dim, .scale = shape.attention_scale,
-            .softcap = shape.softcap, .window = shape.window};
+            .softcap = shape.softcap, .window = shape.window,
+            .sinks = sinks.empty() ? sinks : sinks.subspan(static_cast<std::size_t>(head) * group, group)};
   }
 
   const KvSource& source_;
@@ -374,7 +377,8 @@ std::vector<LayerReport> measure_kv(const KvSource& source, const CodecOf& codec
   std::vector<std::pair<std::size_t, std::int64_t>> pieces;
   for (std::size_t layer = 0; layer < source.layers().size(); ++layer) {
     const SourceLayer& from = source.layers()[layer];
-    reports.push_back({from.index, from.kv_heads, from.tokens, from.query_heads, from.attention_scale, {}, {}});
+    reports.push_back({from.index, from.kv_heads, from.tokens, from.query_heads, from.attention_scale, from.softcap,
+                       from.window, !from.sinks.empty(), {}, {}});
     for (std::int64_t head = 0; head < from.kv_heads; ++head) pieces.emplace_back(layer, head);
   }
 

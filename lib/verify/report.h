@@ -93,6 +93,9 @@ struct LayerReport {
   std::int64_t tokens = 0;
   std::int64_t query_heads = 0;
   double attention_scale = 0;
+  std::optional<double> softcap;
+  std::optional<std::int64_t> window;  ///< tokens that a query sees; nothing: all up to its own
+  bool sinks = false;                  ///< each softmax has a logit more, without a value
   Measurement all;                 ///< over all heads
   std::vector<Measurement> heads;  ///< one a head
 };
@@ -121,11 +124,27 @@ struct GateReport {
   std::vector<GateControl> controls;
 };
 
+/// What was run where the source is a model.
+struct ModelNumbers {
+  std::string name;        ///< the last part of the directory's path, or the hub id
+  std::string family;      ///< model_type
+  std::int64_t layers = 0;
+  std::vector<int> exact_layers;  ///< layers whose cache is not compressed; they enter no minimum
+  bool latent = false;     ///< multi-head latent attention, measured as it is cached
+  std::string prompt;      ///< where the text comes from
+  std::int64_t tokens = 0;
+  std::int64_t predictions = 0;
+  double perplexity = 0;   ///< of the model itself, nothing compressed
+  double max_perplexity = 0;
+  bool plausible = false;  ///< perplexity and predictions are within their limits
+};
+
 struct VerifyReport {
-  std::string source_kind;  ///< "kv", "packed" or "synthetic"
+  std::string source_kind;  ///< "kv", "packed", "synthetic" or "model"
   std::string source_path;
   std::string packed_path;  ///< of "packed"
   std::string model;        ///< as the dump names it, else the path
+  std::optional<ModelNumbers> model_numbers;  ///< of "model"
   std::string backend;
   Scheme k_scheme, v_scheme;  ///< of the first layer
   std::vector<LayerReport> layers;

@@ -73,7 +73,10 @@ Json layer_json(const LayerReport& layer) {
                {"kv_heads", layer.kv_heads},
                {"tokens", layer.tokens},
                {"query_heads", layer.query_heads},
-               {"attention_scale", number(layer.attention_scale)}};
+               {"attention_scale", number(layer.attention_scale)},
+               {"softcap", layer.softcap ? number(*layer.softcap) : Json(nullptr)},
+               {"window", layer.window ? Json(*layer.window) : Json(nullptr)},
+               {"sinks", layer.sinks}};
   json.update(measurement_json(layer.all));
   json["heads"] = Json::array();
   for (const Measurement& head : layer.heads) json["heads"].push_back(measurement_json(head));
@@ -100,6 +103,21 @@ Json gate_json(const GateReport& gate) {
   return json;
 }
 
+Json model_json(const std::optional<ModelNumbers>& m) {
+  if (!m) return nullptr;
+  return {{"name", m->name},
+          {"family", m->family},
+          {"layers", m->layers},
+          {"exact_layers", m->exact_layers},
+          {"latent", m->latent},
+          {"prompt", m->prompt},
+          {"tokens", m->tokens},
+          {"predictions", m->predictions},
+          {"perplexity", number(m->perplexity)},
+          {"max_perplexity", number(m->max_perplexity)},
+          {"plausible", m->plausible}};
+}
+
 bool all_sensitive(const VerifyReport& report) {
   for (const GateReport& gate : report.gates) {
     if (!gate.sensitive) return false;
@@ -112,7 +130,8 @@ bool all_sensitive(const VerifyReport& report) {
 std::string format_report_json(const VerifyReport& report, int exit_code) {
   const int k_bits = report.k_scheme.total_bits();
   const int v_bits = report.v_scheme.total_bits();
-  const bool validated = report.source_kind != "synthetic" && all_sensitive(report);
+  const bool validated = report.source_kind != "synthetic" && all_sensitive(report) &&
+                         (!report.model_numbers || report.model_numbers->plausible);
   Json per_layer = Json::array();
   double least = 1.0;
   for (const LayerReport& layer : report.layers) {
@@ -139,6 +158,7 @@ std::string format_report_json(const VerifyReport& report, int exit_code) {
                     {"path", report.source_path.empty() ? Json(nullptr) : Json(report.source_path)},
                     {"packed", report.packed_path.empty() ? Json(nullptr) : Json(report.packed_path)},
                     {"model_independent", report.source_kind == "synthetic"}};
+  json["model_run"] = model_json(report.model_numbers);
   json["backend"] = report.backend;
   json["schemes"] = {{"k", format_scheme(report.k_scheme)}, {"v", format_scheme(report.v_scheme)}};
   json["bytes"] = {{"source", report.dump_bytes},

@@ -30,6 +30,7 @@ class DumpSource final : public KvSource {
       out.attention_scale = dump.attention_scale(layer);
       out.softcap = dump.attention_softcap();
       out.window = dump.sliding_window(layer);
+      out.sinks = dump.sinks(layer);
       layers_.push_back(out);
     }
   }

@@ -24,6 +24,7 @@ struct SourceLayer {
   double attention_scale = 1.0;
   std::optional<double> softcap;
   std::optional<std::int64_t> window;
+  std::vector<float> sinks{};  ///< one a query head, or none
 };
 
 class KvSource {

@@ -156,10 +156,13 @@ void check_same_shape(const KvFile& packed, const KvDump& dump) {
 
 }  // namespace
 
+VerifyReport verify_source(const KvSource& source, const VerifyOptions& options, const Backend& backend) {
+  check_queries(source, options.gates, source.name());
+  return run(source, make_codecs(source, options), nullptr, options, backend);
+}
+
 VerifyReport verify_dump(const KvDump& dump, const VerifyOptions& options, const Backend& backend) {
-  const std::unique_ptr<KvSource> source = make_dump_source(dump);
-  check_queries(*source, options.gates, dump.file().file().path());
-  VerifyReport report = run(*source, make_codecs(*source, options), nullptr, options, backend);
+  VerifyReport report = verify_source(*make_dump_source(dump), options, backend);
   report.source_kind = "kv";
   describe_dump(report, dump);
   return report;

@@ -23,6 +23,10 @@ VerifyReport verify_dump(const KvDump& dump, const VerifyOptions& options, const
 VerifyReport verify_packed(const KvFile& packed, const KvDump& dump, const VerifyOptions& options,
                            const Backend& backend);
 
+/// Rows from anywhere: measures, judges and warns. The caller names the source in the report. Error: attention gates where
+/// a layer has no queries, and those of reading.
+VerifyReport verify_source(const KvSource& source, const VerifyOptions& options, const Backend& backend);
+
 /// Gaussian rows: says something of the codec, and nothing of any model. Gates the ratio to D at 1.1 unless told.
 VerifyReport verify_synthetic(const SyntheticShape& shape, const VerifyOptions& options, const Backend& backend);
 

@@ -177,6 +177,9 @@ class DumpContainer(CliTest):
             "sliding_window.1": ("4",),
             "sliding_window": ("4",),
             "attention_scales": ("1",),
+            "attention_sinks.0": ("", "x", "1  2", "nan", " 1"),
+            "attention_sinks.1": ("1",),
+            "attention_sinks": ("1",),
         }.items():
             for value in values:
                 with self.subTest(key=key, value=value):

@@ -7,7 +7,7 @@ import subprocess
 import helpers
 from helpers import COULD_NOT, DONE, USAGE, CliTest
 
-COMMANDS = ("codebook", "pack-kv", "unpack-kv", "inspect", "verify", "bench")
+COMMANDS = ("codebook", "pack-kv", "unpack-kv", "inspect", "verify", "capture", "bench")
 
 
 class Help(CliTest):
@@ -34,7 +34,8 @@ class Help(CliTest):
             "pack-kv": ["1..8", "=4", "=rht2", "0..2^32-1", "=42", "1..1024", "[kv_heads, tokens, head_dim]", "F32"],
             "unpack-kv": ["f32", "f16", "bf16", "default", "1..1024"],
             "inspect": ["1..1024", "--json"],
-            "verify": ["-1..1", "0..1", "nats", "=512", "=128", "=1024", "8..1024", "default", "Exit codes"],
+            "capture": ["1..2147483648", "up to 128", "F32", "expanded", "docs/models.md"],
+            "verify": ["-1..1", "0..1", "nats", "=512", "=128", "default 1024", "8..1024", "default", "Exit codes"],
         }.items():
             text = self.tq(command, "--help").stdout
             for word in words:
@@ -67,7 +68,8 @@ class Usage(CliTest):
     def test_unknown_option_is_named(self):
         self.refused(USAGE, ["--frobnicate"], "--frobnicate")
         for command in COMMANDS:
-            self.refused(USAGE, ["--frobnicate"], command, "x", "-o", "y", "--frobnicate")
+            source = ("--model", "x") if command == "capture" else ("x",)
+            self.refused(USAGE, ["--frobnicate"], command, *source, "-o", "y", "--frobnicate")
 
     def test_missing_arguments_are_named(self):
         for words, args in (

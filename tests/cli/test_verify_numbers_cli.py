@@ -31,7 +31,7 @@ def softmax(logits):
     return [w / math.fsum(weights) for w in weights]
 
 
-def attention_numbers(q, k, k_hat, v, v_hat, scale, softcap=None, window=None, last=None):
+def attention_numbers(q, k, k_hat, v, v_hat, scale, softcap=None, window=None, last=None, sinks=None):
     """q, k ... are [heads][tokens][dim]; query head h looks at KV head h // group, the last query at the last token."""
     errors, kl, agreed, wrong, energy, queries = [], [], 0, 0.0, 0.0, 0
     for h, q_head in enumerate(q):
@@ -47,10 +47,11 @@ def attention_numbers(q, k, k_hat, v, v_hat, scale, softcap=None, window=None, l
                 return [softcap * math.tanh(x / softcap) for x in raw] if softcap else raw
             a, b = logits(k[kv]), logits(k_hat[kv])
             errors += [(x - y) ** 2 for x, y in zip(a, b)]
-            p, p_hat = softmax(a), softmax(b)
-            if len(p) > 1:
+            extra = [sinks[h]] if sinks else []  # a logit more on both sides, without a value
+            p, p_hat = softmax(a + extra), softmax(b + extra)
+            if len(a) > 1:
                 kl.append(math.fsum(x * math.log(x / y) for x, y in zip(p, p_hat)))
-                agreed += a.index(max(a)) == b.index(max(b))
+                agreed += (a + extra).index(max(a + extra)) == (b + extra).index(max(b + extra))
             o, o_hat = ([dot(w, column) for column in zip(*[values[kv][t] for t in seen])]
                         for w, values in ((p, v), (p_hat, v_hat)))
             wrong += math.fsum((x - y) ** 2 for x, y in zip(o, o_hat))
@@ -107,7 +108,7 @@ class Numbers(VerifyTest):
                                                       for x in report["layers"]])
         self.assertEqual(report["min_cosine"], min(report["per_layer_cosine"]))
 
-    def check_attention(self, metadata, scale, softcap=None, windows=(None, None), last=None):
+    def check_attention(self, metadata, scale, softcap=None, windows=(None, None), last=None, sinks=None):
         tensors = {**kv_tensors(layers=1, heads=2, tokens=12, dim=16, v_dim=24), "q.0": tensor([6, 12, 16], 3, sigma=2),
                    "k.3": tensor([1, 9, 16], 4), "v.3": tensor([1, 9, 16], 5), "q.3": tensor([2, 5, 16], 6, sigma=2)}
         dump = write_safetensors(self.path("dump"), tensors, metadata)
@@ -117,14 +118,16 @@ class Numbers(VerifyTest):
         for layer, window in zip(report["layers"], windows):
             q, k, v, k_hat, v_hat = (heads_of(t[f"{part}.{layer['layer']}"]) for part, t in
                                      (("q", source), ("k", source), ("v", source), ("k", back), ("v", back)))
-            expected = attention_numbers(q, k, k_hat, v, v_hat, scale, softcap, window, last)
+            extra = sinks if layer["layer"] == 0 else None
+            expected = attention_numbers(q, k, k_hat, v, v_hat, scale, softcap, window, last, extra)
             self.assert_close(layer["attention"], expected, 1e-3, f"{metadata} layer {layer['layer']}")
             self.assertAlmostEqual(layer["attention_scale"], scale)
             group = len(q) // len(k)
             for head in range(len(k)):
                 one = slice(head, head + 1)
                 expected = attention_numbers(q[head * group:(head + 1) * group], k[one], k_hat[one], v[one], v_hat[one],
-                                             scale, softcap, window, last)
+                                             scale, softcap, window, last,
+                                             extra and extra[head * group:(head + 1) * group])
                 self.assert_close(layer["heads"][head]["attention"], expected, 1e-3, f"head {head}")
 
     def test_attention_at_the_default_scale(self):
@@ -136,6 +139,12 @@ class Numbers(VerifyTest):
         self.check_attention({"sliding_window.0": "4"}, 0.25, windows=(4, None))
         self.check_attention({"attention_scale": "0.4", "attention_softcap": "3.5", "sliding_window.0": "5",
                               "sliding_window.3": "2"}, 0.4, 3.5, (5, 2))
+
+    def test_attention_sinks(self):
+        sinks = [0.5, -2.0, 6.0, 1.25, -40.0, 3.0]
+        metadata = {"attention_sinks.0": " ".join(map(str, sinks))}
+        self.check_attention(metadata, 0.25, sinks=sinks)
+        self.check_attention({**metadata, "sliding_window.0": "4", "attention_softcap": "2"}, 0.25, 2.0, (4, None), sinks=sinks)
 
     def test_attention_queries_are_the_last_ones(self):
         for last in (1, 3, 12, 1000000):

@@ -1,0 +1,37 @@
+// A model's queries, keys and values as a KV dump (lib/io/kv_dump.h), written layer by layer as the
+// prompt passes: memory does not grow with the layers.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "lib/model/prompt.h"
+
+namespace tq {
+
+struct CaptureOptions {
+  std::vector<int> layers;  ///< ascending; none: all
+  bool queries = true;
+  bool mla_latent = false;  ///< see PrefillOptions
+  bool overwrite = false;
+  int threads = 1;
+  Progress progress;        ///< gets weights in stored bytes
+};
+
+struct CaptureResult {
+  std::uint64_t bytes = 0;  ///< of the file
+  double perplexity = 0;    ///< NaN for a prompt of one token
+};
+
+/// Writes the dump: F32 tensors q.L, k.L, v.L, and metadata `model`, `family`, `tokens`, `prompt`,
+/// `perplexity`, `attention_scale` and what attention needs besides. Error: a layer that the model does
+/// not have, a head_dim that a dump cannot hold, those of prefill() and of SafetensorsWriter. After an
+/// Error there is no file.
+CaptureResult capture_kv(const Model& model, const Prompt& prompt, const std::string& path,
+                         const CaptureOptions& options);
+
+/// The name that reports give a model: the last part of its path, or the hub id.
+std::string model_name(const Model& model);
+
+}  // namespace tq

@@ -1,0 +1,149 @@
+#include "lib/model/prefill.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "lib/error.h"
+#include "lib/model/layer_parts.h"
+#include "lib/model/linear.h"
+#include "lib/model/ops.h"
+#include "lib/model/rope.h"
+
+namespace tq {
+namespace {
+
+using Floats = std::vector<float>;
+
+constexpr std::int64_t kLogitTokens = 64;
+
+Floats embed(const Model& model, std::span<const std::int32_t> ids, int threads) {
+  const ModelConfig& config = model.config();
+  const auto scale = static_cast<float>(config.embedding_scale);
+  Floats x(ids.size() * static_cast<std::size_t>(config.hidden));
+  parallel_for(threads, static_cast<std::int64_t>(ids.size()), [&](std::int64_t t) {
+    float* row = x.data() + t * config.hidden;
+    model.reader().read_rows(*model.layout().embedding, ids[static_cast<std::size_t>(t)], 1, row);
+    for (std::int64_t i = 0; i < config.hidden; ++i) row[i] *= scale;
+  });
+  return x;
+}
+
+Floats normed(const RunContext& context, const Norm& norm, const Floats& x, std::int64_t dim) {
+  const LoadedNorm loaded(*context.reader, norm);
+  Floats out(x.size());
+  parallel_for(context.threads, static_cast<std::int64_t>(x.size()) / dim,
+               [&](std::int64_t t) { loaded.apply(x.data() + t * dim, out.data() + t * dim, 1, dim, dim); });
+  return out;
+}
+
+void add_scaled(Floats& x, const Floats& y, double scale) {
+  const auto factor = static_cast<float>(scale);
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] += factor * y[i];
+}
+
+void check_finite(const Floats& x, const ModelConfig& config, std::size_t layer) {
+  const auto bad = std::find_if(x.begin(), x.end(), [](float v) { return !std::isfinite(v); });
+  if (bad == x.end()) return;
+  throw Error(fmt::format("{}: the hidden state of token {} is not finite after layer {}: the weights are damaged, or "
+                          "the family's arithmetic overflows float32", config.path, (bad - x.begin()) / config.hidden, layer));
+}
+
+/// One layer: x becomes x + attention + MLP, each behind the norms that the family has.
+void run_layer(const LayerInput& in, const RopeTable& rope, const PrefillOptions& options, Floats& x) {
+  const std::int64_t hidden = in.config.hidden;
+  const Floats attention_input = normed(in.context, in.layout.before_attention, x, hidden);
+  Floats attention = run_attention(in, rope, options, attention_input);
+  if (in.layout.after_attention) attention = normed(in.context, in.layout.after_attention, attention, hidden);
+  add_scaled(x, attention, in.config.residual_scale);
+
+  const Floats mlp_input = in.config.parallel ? attention_input : normed(in.context, in.layout.before_mlp, x, hidden);
+  Floats mlp = run_mlp(in, mlp_input);
+  if (in.layout.after_mlp) mlp = normed(in.context, in.layout.after_mlp, mlp, hidden);
+  add_scaled(x, mlp, in.config.residual_scale);
+}
+
+}  // namespace
+
+Model::Model(std::string dir, ModelConfig config, std::unique_ptr<Backend> backend)
+    : dir_(std::move(dir)), config_(std::move(config)), backend_(std::move(backend)),
+      reader_(WeightReader::open(dir_, *backend_)) {
+  layout_ = plan_layout(config_, reader_, dir_);
+}
+
+Model Model::open(const std::string& model) {
+  const std::string dir = find_model_dir(model);
+  ModelConfig config = read_model_config(dir);
+  return Model(dir, std::move(config), make_cpu_backend());
+}
+
+void check_tokens(const Model& model, std::span<const std::int32_t> ids) {
+  const ModelConfig& config = model.config();
+  if (ids.empty()) throw Error("the prompt has no tokens");
+  if (static_cast<std::int64_t>(ids.size()) > config.context) {
+    throw Error(fmt::format("the prompt has {} tokens, and the context of {} ends at {}; lower --tokens", ids.size(),
+                            config.path, config.context));
+  }
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] >= 0 && ids[i] < config.vocab) continue;
+    throw Error(fmt::format("token {} of the prompt has the id {}, and the vocabulary of {} ends at {}: the tokens are "
+                            "another model's", i, ids[i], config.path, config.vocab - 1));
+  }
+}
+
+std::vector<float> prefill(const Model& model, std::span<const std::int32_t> ids, const PrefillOptions& options) {
+  check_tokens(model, ids);
+  const ModelConfig& config = model.config();
+  const RunContext context = {&model.reader(), options.threads, options.progress};
+  const auto tokens = static_cast<std::int64_t>(ids.size());
+  std::vector<RopeTable> ropes;
+  for (const RopeConfig& rope : config.ropes) ropes.push_back(make_rope_table(rope, tokens));
+  Floats x = embed(model, ids, options.threads);
+  for (std::size_t i = 0; i < config.layers.size(); ++i) {
+    const LayerConfig& layer = config.layers[i];
+    const LayerInput in = {context, config, model.layout().layers[i], layer, static_cast<int>(i), tokens};
+    run_layer(in, ropes[static_cast<std::size_t>(layer.rope_set)], options, x);
+    check_finite(x, config, i);
+  }
+  return normed(context, model.layout().final_norm, x, config.hidden);
+}
+
+std::vector<float> compute_logits(const Model& model, std::span<const float> hidden, std::int64_t rows, int threads) {
+  const ModelConfig& config = model.config();
+  Floats logits = apply_linear({&model.reader(), threads, {}}, model.layout().head, hidden, rows);
+  if (config.logit_divisor != 1) {
+    for (float& logit : logits) logit /= static_cast<float>(config.logit_divisor);
+  }
+  if (config.final_softcap) cap_softly(*config.final_softcap, logits);
+  return logits;
+}
+
+std::vector<double> token_losses(const Model& model, std::span<const float> hidden, std::span<const std::int32_t> ids,
+                                 int threads) {
+  const std::int64_t width = model.config().hidden, vocab = model.config().vocab;
+  const auto predictions = static_cast<std::int64_t>(ids.size()) - 1;
+  std::vector<double> losses(static_cast<std::size_t>(std::max<std::int64_t>(predictions, 0)));
+  for (std::int64_t first = 0; first < predictions; first += kLogitTokens) {
+    const std::int64_t rows = std::min(kLogitTokens, predictions - first);
+    const auto block = hidden.subspan(static_cast<std::size_t>(first * width), static_cast<std::size_t>(rows * width));
+    const Floats logits = compute_logits(model, block, rows, threads);
+    parallel_for(threads, rows, [&](std::int64_t r) {
+      const std::span<const float> row(logits.data() + r * vocab, static_cast<std::size_t>(vocab));
+      const auto most = static_cast<double>(*std::max_element(row.begin(), row.end()));
+      double sum = 0;
+      for (const float logit : row) sum += std::exp(static_cast<double>(logit) - most);
+      const auto next = static_cast<std::size_t>(ids[static_cast<std::size_t>(first + r + 1)]);
+      losses[static_cast<std::size_t>(first + r)] = most + std::log(sum) - static_cast<double>(row[next]);
+    });
+  }
+  return losses;
+}
+
+double perplexity(std::span<const double> losses) {
+  double sum = 0;
+  for (const double loss : losses) sum += loss;
+  return std::exp(sum / static_cast<double>(losses.size()));
+}
+
+}  // namespace tq

@@ -1,0 +1,35 @@
+// The tokens that a model is run on.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "lib/model/prefill.h"
+
+namespace tq {
+
+/// At most one of the three sources; none means the passage of passage.h.
+struct PromptOptions {
+  std::optional<std::string> text;
+  std::string file;       ///< UTF-8 text, "-" for stdin
+  std::string token_ids;  ///< integers separated by white space, or a JSON array; "-" for stdin
+  std::optional<std::int64_t> tokens;  ///< exactly that many; nothing: up to kDefaultTokens
+};
+
+inline constexpr std::int64_t kDefaultTokens = 128;
+
+struct Prompt {
+  std::vector<std::int32_t> ids;
+  std::string source;          ///< for reports, such as "the default passage"
+  std::int64_t available = 0;  ///< tokens that the source has
+};
+
+/// Reads and, where it is text, encodes with DIR/tokenizer.json, special tokens as the tokenizer adds
+/// them; then keeps the first `tokens`. Error: more tokens asked for than there are, or than the
+/// model's context holds; without `tokens`, a text or list of ids on the command line that is longer
+/// than the context; those of Tokenizer::open(), read_text(), read_token_ids() and check_tokens().
+Prompt read_prompt(const Model& model, const PromptOptions& options);
+
+}  // namespace tq

@@ -1,0 +1,26 @@
+// verify on what a model's attention reads: one prefill of a prompt, then everything that is done with
+// a dump, on the queries, keys and values of every layer that is cached.
+#pragma once
+
+#include "lib/model/prompt.h"
+#include "lib/verify/verify_kv.h"
+
+namespace tq {
+
+struct VerifyModelOptions {
+  VerifyOptions verify;
+  bool mla_latent = false;       ///< see PrefillOptions
+  bool allow_random = false;     ///< measure also a model that reads the prompt badly
+  double max_perplexity = 200;   ///< above it, weights or tokenizer are broken, or the text is none
+  std::int64_t min_predictions = 127;
+  Progress prefill_progress;     ///< gets weights in stored bytes
+};
+
+/// Memory: keys and values of all layers in float32, and the queries that attention is measured on.
+/// Error: "measurement invalid" where the model's own perplexity on the prompt is above
+/// max_perplexity, or there are fewer than min_predictions, unless random weights are allowed; those
+/// of prefill() and verify_source().
+VerifyReport verify_model(const Model& model, const Prompt& prompt, const VerifyModelOptions& options,
+                          const Backend& backend);
+
+}  // namespace tq
