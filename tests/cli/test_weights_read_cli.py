@@ -3,23 +3,17 @@ wrote and on what tq pack-weights writes."""
 import json
 import math
 import os
-import shutil
-import struct
 
 import helpers
-from helpers import (COULD_NOT, DONE, GATE_FAILED, USAGE, CliTest, Tensor, bf16_bits, gauss, read_safetensors, relative_mse,
-                     tensor, tensor_of, to_bytes, write_safetensors)
+from helpers import COULD_NOT, DONE, GATE_FAILED, USAGE, Tensor, read_safetensors, relative_mse, tensor, to_bytes
+from tq3_helpers import EXPERTS, NORMS, PACKED, WEIGHT, WEIGHTS, Directory
 
-WEIGHTS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "weights")
 PUBLISHED = (("llama-3bit", "llama"), ("llama-4bit", "llama"), ("moe-3bit", "moe"))
 SIGNS1 = "2242d73f177cab01f6ba4affe75f6b65"
 SIGNS2 = "07d021a85ce6402438d201c5cbbf2514"
 LEVELS = {3: (.021663449704647064, .06682200729846954, .11878585070371628, .1902068555355072),
           4: (.011133652180433273, .03366998955607414, .05705346167087555, .08200152218341827, .10954663157463074,
               .14143800735473633, .18133202195167542, .24016323685646057)}
-PACKED, NORMS = ".tq_packed", ".tq_norms"
-WEIGHT = "model.layers.0.mlp.up_proj.weight"
-EXPERTS = "model.layers.0.mlp.experts.down_proj"
 
 
 def signs(text):
@@ -49,39 +43,6 @@ def decode_row(tensors, name, row, bits, length):
         index = row * groups + g
         values += decode_group(packed.data[index * line:(index + 1) * line], norms.values[index], bits)
     return values[:length]
-
-
-class Directory(CliTest):
-    """A test that edits checkpoints in directories."""
-
-    def read_model(self, name):
-        return read_safetensors(os.path.join(name if os.path.isabs(name) else self.path(name), "model.safetensors"))
-
-    def write_model(self, name, tensors, **files):
-        os.makedirs(self.path(name), exist_ok=True)
-        write_safetensors(os.path.join(self.path(name), "model.safetensors"), tensors)
-        for file, content in files.items():
-            with open(os.path.join(self.path(name), file + ".json"), "w") as out:
-                json.dump(content, out)
-        return self.path(name)
-
-    def copy_published(self, name, to="broken"):
-        shutil.rmtree(self.path(to), ignore_errors=True)
-        shutil.copytree(os.path.join(WEIGHTS, name), self.path(to))
-        return self.path(to)
-
-    def model(self, name="model", scale=1.0, seed=1):
-        tensors = {WEIGHT: tensor([24, 192], seed, "BF16", 0.1 * scale),
-                   EXPERTS: tensor([3, 5, 256], seed + 1, "F16"),
-                   "model.embed_tokens.weight": tensor([10, 192], seed + 2, "BF16"),
-                   "model.norm.weight": tensor([192], seed + 3, "F32"),
-                   "counts": Tensor("U8", [3], b"\1\2\3")}
-        self.write_model(name, tensors, config={"hidden_size": 192, "torch_dtype": "bfloat16"}, tokenizer={"version": "1.0"})
-        return tensors
-
-    def pack(self, to="packed", *args, model="model"):
-        self.tq("pack-weights", model, "-o", to, "--quiet", *args)
-        return to
 
 
 class Published(Directory):
@@ -200,7 +161,7 @@ class Published(Directory):
         self.assertEqual(report["source_bytes"], 2 * (192 * 160 + 4 * 192 + 192 + 48))
         text = self.tq("inspect", os.path.join(WEIGHTS, "moe-3bit")).stdout
         self.assertIn("published converter", text)
-        self.assertIn("3.250", self.json and self.tq("inspect", os.path.join(WEIGHTS, "llama-3bit")).stdout.replace("4.333", "3.250"))
+        self.assertIn("4.333", self.tq("inspect", os.path.join(WEIGHTS, "llama-3bit")).stdout)  # 192 padded to 256
 
 
 class Own(Directory):
@@ -339,137 +300,6 @@ class Own(Directory):
                          {WEIGHT: 4, EXPERTS: 3, "model.embed_tokens.weight": 0, "model.norm.weight": 0, "counts": 0})
         self.assertEqual(report["hashes"], "ok")
         self.assertEqual(self.json("verify", "--weights", "packed", "--against", "model", "--json", "--quiet")["status"], "PASS")
-
-
-class Damage(Directory):
-    """Each of these is one line and exit 3, whatever reads it."""
-
-    def check(self, words, name="broken"):
-        for command in (["inspect", name], ["unpack-weights", name, "-o", "out"],
-                        ["verify", "--weights", name, "--against", os.path.join(WEIGHTS, "llama")],
-                        ["diff", "--quiet", name, os.path.join(WEIGHTS, "llama")]):
-            with self.subTest(command=command[0], words=words):
-                self.refused(COULD_NOT, words, *command)
-
-    def edit(self, change):
-        path = self.copy_published("llama-3bit")
-        tensors, _ = self.read_model(path)
-        change(tensors)
-        write_safetensors(os.path.join(path, "model.safetensors"), tensors)
-
-    def edit_config(self, **changes):
-        path = self.copy_published("llama-3bit")
-        with open(os.path.join(path, "tq_config.json")) as file:
-            config = json.load(file)
-        config.update(changes)
-        with open(os.path.join(path, "tq_config.json"), "w") as file:
-            json.dump({k: v for k, v in config.items() if v is not None}, file)
-
-    K = "model.layers.0.self_attn.k_proj.weight"
-
-    def test_tensors_that_do_not_fit(self):
-        def replace(name, t):
-            self.edit(lambda tensors: tensors.update({name: t}))
-        self.edit(lambda tensors: tensors.pop(self.K + NORMS))
-        self.check(["k_proj", "no norms"])
-        self.edit(lambda tensors: tensors.pop(self.K + PACKED))
-        self.check(["k_proj", "no codes"])
-        replace(self.K + PACKED, Tensor("U8", [192, 47], bytes(192 * 47)))
-        self.check(["k_proj", "9024 bytes"])
-        replace(self.K + PACKED, Tensor("U8", [191, 48], bytes(191 * 48)))
-        self.check(["k_proj", "9168 bytes"])
-        replace(self.K + NORMS, Tensor("F32", [192], bytes(192 * 4)))
-        self.check(["k_proj", "[rows, groups]"])
-        replace(self.K + NORMS, Tensor("F16", [96, 2], bytes(192 * 2)))
-        self.check(["k_proj", "F32"])
-        replace(self.K + NORMS, Tensor("F32", [64, 3], bytes(192 * 4)))
-        self.check(["k_proj", "3 groups", "config.json"])
-
-    def test_norms_that_are_no_norms(self):
-        for value, word in ((float("nan"), "nan"), (float("inf"), "inf"), (-1.0, "-1")):
-            norms = [1.0] * 192
-            norms[131] = value
-            self.edit(lambda tensors: tensors.update({self.K + NORMS: tensor_of([96, 2], norms)}))
-            words = ["k_proj", "row 65, group 1", word]
-            self.refused(COULD_NOT, words, "unpack-weights", "broken", "-o", "out")
-            self.refused(COULD_NOT, words, "verify", "--weights", "broken", "--against", os.path.join(WEIGHTS, "llama"))
-            self.refused(COULD_NOT, words, "diff", "--quiet", "broken", os.path.join(WEIGHTS, "llama"))
-
-    def test_configurations(self):
-        self.edit_config(bits=4)
-        self.check(["k_proj", "4 bits"])
-        self.edit_config(bits=5)
-        self.check(["bits", "tq_config.json"])
-        self.edit_config(group_size=100)
-        self.check(["group_size"])
-        self.edit_config(format="tq4")
-        self.check(["format", "tq4"])
-        self.edit_config(bits=None)
-        self.check(["bits"])
-        with open(os.path.join(self.path("broken"), "tq_config.json"), "w") as file:
-            file.write("{")
-        self.check(["tq_config.json", "JSON"])
-
-    def test_a_config_that_does_not_tell_the_shapes(self):
-        path = self.copy_published("llama-3bit")
-        for config, words in (({"hidden_size": 500}, ["config.json", "groups"]),
-                              ({"hidden_size": 130, "intermediate_size": 320}, ["config.json", "padding"]),
-                              ({"hidden_size": 250, "intermediate_size": 320}, ["config.json", "padding"]),
-                              ([], ["config.json"])):
-            with open(os.path.join(path, "config.json"), "w") as file:
-                json.dump(config, file)
-            self.check(words)
-        os.remove(os.path.join(path, "config.json"))
-        self.check(["config.json"])
-
-    def test_truncated_and_missing_files(self):
-        path = self.copy_published("llama-3bit")
-        file = os.path.join(path, "model.safetensors")
-        size = os.path.getsize(file)
-        for length in (0, 7, 8, 100, 2000, size // 2, size - 1):
-            shutil.copyfile(os.path.join(WEIGHTS, "llama-3bit/model.safetensors"), file)
-            os.truncate(file, length)
-            self.check(["model.safetensors"])
-        os.remove(file)
-        self.check(["model.safetensors"])
-        with open(os.path.join(path, "model.safetensors.index.json"), "w") as out:
-            json.dump({"weight_map": {self.K + PACKED: "model-00001-of-00002.safetensors"}}, out)
-        self.check(["model-00001-of-00002.safetensors", "missing"])
-
-    def test_own_checkpoints_carry_hashes_and_shapes(self):
-        self.model()
-        self.pack()
-        data = self.read("packed/model.safetensors")
-        flipped = bytearray(data)
-        flipped[-5] ^= 1
-        with open(self.path("packed/model.safetensors"), "wb") as file:
-            file.write(flipped)
-        for command in (["inspect", "packed"], ["unpack-weights", "packed", "-o", "out"], ["diff", "--quiet", "packed", "model"],
-                        ["verify", "--weights", "packed", "--against", "model"]):
-            self.refused(COULD_NOT, ["XXH64", "damaged"], *command)
-        with open(self.path("packed/model.safetensors"), "wb") as file:
-            file.write(data)
-        with open(self.path("packed/tq_config.json")) as file:
-            text = file.read()
-        for old, new, words in (('"counts"', '"other"', "counts"), ("  192\n", "  300\n", "shape"), ('"BF16"', '"BF17"', "BF17")):
-            self.assertIn(old, text)
-            with open(self.path("packed/tq_config.json"), "w") as file:
-                file.write(text.replace(old, new))
-            self.refused(COULD_NOT, words, "inspect", "packed")
-
-    def test_verify_needs_the_same_tensors(self):
-        source, _ = self.read_model(os.path.join(WEIGHTS, "llama"))
-        packed = os.path.join(WEIGHTS, "llama-3bit")
-        for change, words in (({self.K: None}, ["no tensor", "k_proj"]), ({"more": tensor([3], 1)}, ["no tensor", "more"]),
-                              ({self.K: tensor([192, 96], 1)}, ["k_proj", "[192, 96]", "[96, 192]"])):
-            tensors = {n: t for n, t in {**source, **change}.items() if t is not None}
-            self.write_model("other", tensors)
-            self.refused(COULD_NOT, words, "verify", "--weights", packed, "--against", "other")
-        values = list(source[self.K].values)
-        values[1000] = float("nan")
-        self.write_model("other", {**source, self.K: tensor_of([96, 192], values, "BF16")})
-        self.refused(COULD_NOT, ["k_proj", "NaN"], "verify", "--weights", packed, "--against", "other")
-        self.refused(COULD_NOT, ["tq diff"], "verify", "--weights", "other", "--against", "other")
 
 
 if __name__ == "__main__":
