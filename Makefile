@@ -10,7 +10,7 @@ FUZZ_SECONDS ?= 300
 PACKAGES := g++ make cmake ninja-build ccache python3 libcli11-dev libfmt-dev libeigen3-dev libboost-math-dev \
             doctest-dev nlohmann-json3-dev libxxhash-dev libpcre2-dev libutf8proc-dev
 
-.PHONY: demo test build deps fuzz format clean
+.PHONY: demo test build deps cuda-all fuzz format clean
 
 demo: build
 	$(BUILD)/tq verify --kv $(SAMPLE)
@@ -39,6 +39,11 @@ deps:
 	  $$sudo apt-get update -q && \
 	  $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; \
 	fi
+
+# The kernels for every GPU architecture that the toolkit knows.
+cuda-all:
+	env -u CUDAARCHS cmake -B build/cuda-all -G Ninja -DCMAKE_BUILD_TYPE=Release -DTQ_CUDA=ON
+	cmake --build build/cuda-all --target tq gpu_parity
 
 # Long fuzzing with clang's libFuzzer (packages clang and libclang-rt-dev); the test suite runs a short one.
 fuzz:

@@ -17,6 +17,9 @@ if(NOT TQ_CUDA STREQUAL "OFF")
       endif()
     endforeach()
     list(TRANSFORM tq_architectures REPLACE "120-real" "120")
+    if(DEFINED ENV{CUDAARCHS})  # CMake's own variable for this: CI compiles for two
+      set(tq_architectures $ENV{CUDAARCHS})
+    endif()
     set(TQ_CUDA_ARCHITECTURES "${tq_architectures}" CACHE STRING
       "GPUs to compile for, as CMAKE_CUDA_ARCHITECTURES; by default also PTX of the newest, for GPUs to come")
     if(NOT CMAKE_CUDA_ARCHITECTURES)
