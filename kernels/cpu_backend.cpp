@@ -3,6 +3,7 @@
 
 #include <cstdlib>
 
+#include "kernels/cpu_features.h"
 #include "kernels/cpu_target.h"
 #include "lib/backend.h"
 #include "lib/error.h"
@@ -21,26 +22,15 @@ struct CpuTarget {
   void (*compare)(const CompareArgs&);
 };
 
-bool always() { return true; }
-#if defined(TQ_HAVE_AVX2)
-bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-#endif
-#if defined(TQ_HAVE_AVX512)
-bool has_avx512() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-}
-#endif
-
 // The functions of a target, in the order of CpuTarget.
 #define TQ_FUNCTIONS(target) \
   target::encode_rows, target::search_rows, target::decode_rows, target::sketch_rows, target::add_sketches, \
       target::compare_rows
 
 constexpr CpuTarget kTargets[] = {
-    {"scalar", always, TQ_FUNCTIONS(scalar)},
+    {"scalar", runs_always, TQ_FUNCTIONS(scalar)},
 #if defined(TQ_HAVE_SIMD128)
-    {"simd128", always, TQ_FUNCTIONS(simd128)},
+    {"simd128", runs_always, TQ_FUNCTIONS(simd128)},
 #endif
 #if defined(TQ_HAVE_AVX2)
     {"avx2", has_avx2, TQ_FUNCTIONS(avx2)},

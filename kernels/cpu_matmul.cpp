@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "kernels/cpu_features.h"
 #include "lib/error.h"
 #include "lib/model/matmul.h"
 
@@ -28,21 +29,10 @@ struct Target {
   bool (*runs_here)();
 };
 
-bool always() { return true; }
-#if defined(TQ_HAVE_AVX2)
-bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-#endif
-#if defined(TQ_HAVE_AVX512)
-bool has_avx512() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
-}
-#endif
-
 constexpr Target kTargets[] = {
-    {{"scalar", scalar::multiply_by_rows, scalar::multiply_by_columns}, always},
+    {{"scalar", scalar::multiply_by_rows, scalar::multiply_by_columns}, runs_always},
 #if defined(TQ_HAVE_SIMD128)
-    {{"simd128", simd128::multiply_by_rows, simd128::multiply_by_columns}, always},
+    {{"simd128", simd128::multiply_by_rows, simd128::multiply_by_columns}, runs_always},
 #endif
 #if defined(TQ_HAVE_AVX2)
     {{"avx2", avx2::multiply_by_rows, avx2::multiply_by_columns}, has_avx2},

@@ -1,18 +1,8 @@
 // Decode on the CPU: the mirror of encode.cpp, TQ_LANES rows at a time, one row a lane.
-#include "kernels/cpu_target.h"
-#include "kernels/lanes_io.h"
+#include "kernels/row_blocks.h"
 
 namespace tq::TQ_TARGET {
 namespace {
-
-using V = math::FloatLanes<TQ_LANES>;
-using I = math::IntLanes<TQ_LANES>;
-
-struct Buffers {
-  alignas(64) V x[math::kMaxDim];
-  alignas(64) V scratch[math::kRotationScratch];
-  alignas(64) I words[math::kMaxDim];
-};
 
 template <int Bits>
 void decode_all(const DecodeArgs& args) {
@@ -43,16 +33,7 @@ void decode_all(const DecodeArgs& args) {
 }  // namespace
 
 void decode_rows(const DecodeArgs& args) {
-  switch (args.codebook->bits) {
-    case 1: return decode_all<1>(args);
-    case 2: return decode_all<2>(args);
-    case 3: return decode_all<3>(args);
-    case 4: return decode_all<4>(args);
-    case 5: return decode_all<5>(args);
-    case 6: return decode_all<6>(args);
-    case 7: return decode_all<7>(args);
-    default: return decode_all<8>(args);
-  }
+  with_bits(args.codebook->bits, [&]<int Bits>(std::integral_constant<int, Bits>) { decode_all<Bits>(args); });
 }
 
 }  // namespace tq::TQ_TARGET

@@ -2,6 +2,7 @@
 // Layout as there: the row and its scratch in local memory, interleaved by the hardware; the levels in shared memory.
 #include "kernels/cuda_check.h"
 #include "kernels/gpu_plain.h"
+#include "kernels/with_bits.h"
 
 namespace tq::cuda {
 namespace {
@@ -41,16 +42,7 @@ void launch_decode(const DecodeArgs& args) {
 void decode_rows(const DecodeArgs& args) {
   check_launch("decode", args.codebook->bits, args.rotation.dim, args.dtype, args.count);
   if (decode_tile_rows(args)) return;
-  switch (args.codebook->bits) {
-    case 1: return launch_decode<1>(args);
-    case 2: return launch_decode<2>(args);
-    case 3: return launch_decode<3>(args);
-    case 4: return launch_decode<4>(args);
-    case 5: return launch_decode<5>(args);
-    case 6: return launch_decode<6>(args);
-    case 7: return launch_decode<7>(args);
-    default: return launch_decode<8>(args);
-  }
+  with_bits(args.codebook->bits, [&]<int Bits>(std::integral_constant<int, Bits>) { launch_decode<Bits>(args); });
 }
 
 }  // namespace tq::cuda

@@ -7,6 +7,7 @@
 // other elements. Codes are looked up in shared memory: in constant memory 32 different edges would take 32 turns.
 #include "kernels/cuda_check.h"
 #include "kernels/gpu_plain.h"
+#include "kernels/with_bits.h"
 
 namespace tq::cuda {
 namespace {
@@ -61,16 +62,7 @@ bool has_code_for_device() {
 void encode_rows(const EncodeArgs& args, unsigned long long* first_refused) {
   check_launch("encode", args.codebook->bits, args.rotation.dim, args.dtype, args.count);
   if (encode_tile_rows(args, first_refused)) return;
-  switch (args.codebook->bits) {
-    case 1: return launch_encode<1>(args, first_refused);
-    case 2: return launch_encode<2>(args, first_refused);
-    case 3: return launch_encode<3>(args, first_refused);
-    case 4: return launch_encode<4>(args, first_refused);
-    case 5: return launch_encode<5>(args, first_refused);
-    case 6: return launch_encode<6>(args, first_refused);
-    case 7: return launch_encode<7>(args, first_refused);
-    default: return launch_encode<8>(args, first_refused);
-  }
+  with_bits(args.codebook->bits, [&]<int Bits>(std::integral_constant<int, Bits>) { launch_encode<Bits>(args, first_refused); });
 }
 
 }  // namespace tq::cuda

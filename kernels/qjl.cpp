@@ -1,20 +1,9 @@
 // The sketch of residuals on the CPU, TQ_LANES rows at a time. dim^2 products a row: it is not made to be fast.
-#include "kernels/cpu_target.h"
-#include "kernels/lanes_io.h"
+#include "kernels/row_blocks.h"
 #include "lib/math/qjl.h"
 
 namespace tq::TQ_TARGET {
 namespace {
-
-using V = math::FloatLanes<TQ_LANES>;
-using I = math::IntLanes<TQ_LANES>;
-
-struct Buffers {
-  alignas(64) V x[math::kMaxDim];
-  alignas(64) V x_hat[math::kMaxDim];
-  alignas(64) V scratch[math::kRotationScratch];
-  alignas(64) I words[math::kMaxDim];
-};
 
 std::uint8_t* bytes_of(float* rows) { return reinterpret_cast<std::uint8_t*>(rows); }
 
@@ -31,21 +20,17 @@ SketchArgs skip_rows(SketchArgs args, std::int64_t rows) {
 
 std::int64_t sketch_rows(const SketchArgs& args) {
   Buffers b;
+  alignas(64) V x_hat[math::kMaxDim];
   const int sign_bytes = math::row_bytes(args.dim, 1);
   std::int64_t row = 0;
   for (; row + TQ_LANES <= args.count; row += TQ_LANES) {
     const SketchArgs here = skip_rows(args, row);
     math::load_rows(args.dtype, here.rows, args.dim, b.words, b.x);
-    math::load_rows(DType::kF32, bytes_of(here.x_hat), args.dim, b.words, b.x_hat);
-    const auto sketch = math::sketch_row(b.x, b.x_hat, args.s, args.dim, args.f16_norms, b.words, b.scratch);
+    math::load_rows(DType::kF32, bytes_of(here.x_hat), args.dim, b.words, x_hat);
+    const auto sketch = math::sketch_row(b.x, x_hat, args.s, args.dim, args.f16_norms, b.words, b.scratch);
     memcpy(here.norms, &sketch.norm, sizeof(V));
     math::store_words(b.words, here.signs, sign_bytes, sign_bytes);
-    if (!math::any(sketch.refused)) continue;
-    std::int32_t refused[TQ_LANES];
-    memcpy(refused, &sketch.refused, sizeof(refused));
-    int lane = 0;
-    while (refused[lane] == 0) ++lane;
-    return row + lane;
+    if (math::any(sketch.refused)) return row + first_lane(sketch.refused);
   }
   if (row == args.count) return -1;
   const std::int64_t refused = scalar::sketch_rows(skip_rows(args, row));
