@@ -69,7 +69,7 @@ void add_unpack_weights(CLI::App& app, Command& command) {
   sub->add_option("--max-shard-size", options->max_shard_size,
                   "most bytes of tensors in a file: a number with KB, MB, GB, KiB, MiB or GiB");
   options->threads.declare(*sub);
-  sub->add_flag("--force", options->force, "delete the model that is in the output directory first");
+  sub->add_flag("--force", options->force, "replace the model that is in the output directory, once the new one is whole");
   sub->add_flag("--dry-run", options->dry_run, "print the exact bytes of every file and write nothing");
   sub->add_flag("--quiet", options->quiet, "no progress and no summary on stderr");
   sub->callback([options, &command] { command = [options] { return run(*options); }; });

@@ -1,8 +1,10 @@
 #include "lib/pack/unpack_weights.h"
 
 #include <fmt/format.h>
+#include <stdlib.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
 #include <filesystem>
 #include <map>
@@ -10,6 +12,7 @@
 
 #include "lib/convert.h"
 #include "lib/error.h"
+#include "lib/io/output_file.h"
 #include "lib/pack/pack_record.h"
 
 namespace tq {
@@ -114,15 +117,15 @@ SafetensorsWriter plan_shard(const UnpackWeightsPlan::Shard& shard) {
   return SafetensorsWriter(specs, {{"format", "pt"}});
 }
 
-void put_text(const std::string& path, const std::string& text, bool overwrite) {
-  AtomicFile file = AtomicFile::open(path, overwrite);
+void put_text(const std::string& path, const std::string& text) {
+  AtomicFile file = AtomicFile::open(path, false);
   file.write(0, std::as_bytes(std::span(text)));
   file.commit();
 }
 
-void copy_file(const std::string& from, const std::string& to, bool overwrite) {
+void copy_file(const std::string& from, const std::string& to) {
   const InputFile input = InputFile::open(from);
-  AtomicFile output = AtomicFile::open(to, overwrite);
+  AtomicFile output = AtomicFile::open(to, false);
   std::vector<std::byte> bytes;
   for (std::uint64_t done = 0; done < input.size(); done += bytes.size()) {
     bytes.resize(std::min(kCopyBytes, input.size() - done));
@@ -132,31 +135,54 @@ void copy_file(const std::string& from, const std::string& to, bool overwrite) {
   output.commit();
 }
 
-/// Files that this run has put into the directory; they go away again unless release() is called.
-class WrittenFiles {
+/// Where the new model grows: a hidden directory within the output's, on the same file system. Until install() what was there
+/// stays as it is; what is left of a run that did not get so far goes away, or looks like no model.
+class Staging {
  public:
-  explicit WrittenFiles(const std::string& dir) : dir_(dir) {
+  explicit Staging(const std::string& out_dir) : out_dir_(out_dir) {
     std::error_code error;
-    made_dir_ = fs::create_directories(dir, error);
-    if (error) throw Error(fmt::format("{}: cannot be created: {}", dir, error.message()));
+    made_out_dir_ = fs::create_directories(out_dir, error);
+    if (error) throw Error(fmt::format("{}: cannot be created: {}", out_dir, error.message()));
+    std::string pattern = join_path(out_dir, ".tq-unpacking-XXXXXX");
+    if (mkdtemp(pattern.data()) == nullptr) {
+      throw Error(fmt::format("{}: cannot be created: {}", pattern, describe_errno(errno)));
+    }
+    dir_ = pattern;
   }
-  ~WrittenFiles() {
+  ~Staging() {
     std::error_code ignored;
-    for (const std::string& name : names_) fs::remove(join_path(dir_, name), ignored);
-    if (made_dir_) fs::remove(dir_, ignored);
+    fs::remove_all(dir_, ignored);
+    if (made_out_dir_ && !installed_) fs::remove(out_dir_, ignored);  // only if it is empty
   }
-  WrittenFiles(const WrittenFiles&) = delete;
-  WrittenFiles& operator=(const WrittenFiles&) = delete;
-  void add(const std::string& name) { names_.push_back(name); }
-  void release() {
-    names_.clear();
-    made_dir_ = false;
+  Staging(const Staging&) = delete;
+  Staging& operator=(const Staging&) = delete;
+
+  std::string path(std::string_view name) const { return join_path(dir_, name); }
+
+  /// Takes the model away that is there, and gives the new files their places, config.json last: until then no loader takes
+  /// the directory for a model.
+  void install() {
+    std::error_code ignored;
+    fs::remove(join_path(out_dir_, kModelConfigName), ignored);
+    for (const std::string& name : list_files(out_dir_)) {
+      if (is_weights_file(name)) fs::remove(join_path(out_dir_, name), ignored);
+    }
+    std::vector<std::string> names = list_files(dir_);
+    std::stable_partition(names.begin(), names.end(), [](const std::string& name) { return name != kModelConfigName; });
+    for (const std::string& name : names) {
+      std::error_code error;
+      fs::rename(path(name), join_path(out_dir_, name), error);
+      if (error) throw Error(fmt::format("{}: cannot be put in place: {}", join_path(out_dir_, name), error.message()));
+      installed_ = true;
+    }
+    sync_directory(out_dir_, out_dir_);
   }
 
  private:
+  std::string out_dir_;
   std::string dir_;
-  bool made_dir_ = false;
-  std::vector<std::string> names_;
+  bool made_out_dir_ = false;
+  bool installed_ = false;
 };
 
 /// Values first .. first + count - 1 of an item in their type.
@@ -195,7 +221,7 @@ void write_shard(const WeightReader& reader, const UnpackWeightsPlan::Shard& sha
     }
   }
   SafetensorsWriter writer = plan_shard(shard);
-  writer.create(path, run.overwrite);
+  writer.create(path, false);
   parallel_for(run.threads, static_cast<std::int64_t>(pieces.size()), [&](std::int64_t index) {
     thread_local std::vector<float> values;
     thread_local std::vector<std::byte> bytes;
@@ -274,33 +300,24 @@ void check_unpack_target(const WeightReader& reader, const std::string& out_dir,
 void unpack_weights(const WeightReader& reader, const UnpackWeightsPlan& plan, const std::string& out_dir,
                     const RunOptions& run) {
   check_unpack_target(reader, out_dir, run.overwrite);
+  if (!run.overwrite) {
+    std::error_code ignored;
+    for (const std::string& name : plan.companions) {
+      if (!fs::exists(join_path(out_dir, name), ignored)) continue;
+      throw Error(fmt::format("{}: exists already; --force replaces it", join_path(out_dir, name)));
+    }
+  }
   reader.check_hashes(run.threads);
 
   // From here on every tensor is known to be the one that was written.
-  WrittenFiles written(out_dir);
-  if (run.overwrite) {
-    std::error_code ignored;
-    fs::remove(join_path(out_dir, kModelConfigName), ignored);  // first: what is left is no model any more
-    for (const std::string& name : list_files(out_dir)) {
-      if (is_weights_file(name)) fs::remove(join_path(out_dir, name), ignored);
-    }
-  }
-  for (const auto& shard : plan.shards) {
-    write_shard(reader, shard, join_path(out_dir, shard.name), run);
-    written.add(shard.name);
-  }
-  for (const std::string& name : plan.companions) {
-    copy_file(join_path(reader.dir(), name), join_path(out_dir, name), run.overwrite);
-    written.add(name);
-  }
-  if (!plan.index.empty()) {
-    put_text(join_path(out_dir, kIndexName), plan.index, run.overwrite);
-    written.add(std::string(kIndexName));
-  }
+  Staging staging(out_dir);
+  for (const auto& shard : plan.shards) write_shard(reader, shard, staging.path(shard.name), run);
+  for (const std::string& name : plan.companions) copy_file(join_path(reader.dir(), name), staging.path(name));
+  if (!plan.index.empty()) put_text(staging.path(kIndexName), plan.index);
+  if (!plan.config.empty()) put_text(staging.path(kModelConfigName), plan.config);
 
-  // All weights are in place; config.json makes the directory a model.
-  if (!plan.config.empty()) put_text(join_path(out_dir, kModelConfigName), plan.config, run.overwrite);
-  written.release();
+  // The whole model is on disk.
+  staging.install();
 }
 
 }  // namespace tq

@@ -45,9 +45,10 @@ UnpackWeightsPlan plan_unpacked_weights(const WeightReader& reader, const Unpack
 /// never the directory that is read.
 void check_unpack_target(const WeightReader& reader, const std::string& out_dir, bool overwrite);
 
-/// Proves the hashes, where there are some, and writes the directory. config.json comes last: until then no loader takes it
-/// for a model. With overwrite the weights and configuration that are there are deleted first. Progress gets bytes of the
-/// output. After an Error what was written is removed. Errors: those of reading; a value that the type cannot hold, named
+/// Proves the hashes, where there are some, writes the model into a hidden directory `.tq-unpacking-*` within out_dir, and when all
+/// of it is on disk gives the files their places, config.json last: until then no loader takes out_dir for a model. With overwrite
+/// the model that is there stays until that moment, and then goes; both need room. Progress gets bytes of the output. After an
+/// Error what was written is removed; after a kill the hidden directory stays, and can be deleted. Errors: those of reading; a value that the type cannot hold, named
 /// by tensor and index.
 void unpack_weights(const WeightReader& reader, const UnpackWeightsPlan& plan, const std::string& out_dir,
                     const RunOptions& run);

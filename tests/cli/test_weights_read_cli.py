@@ -234,6 +234,17 @@ class Own(Directory):
         self.refused(USAGE, ["--max-shard-size", "5 PB"], "unpack-weights", "packed", "-o", "x", "--max-shard-size", "5 PB")
         self.refused(COULD_NOT, ["nothing to unpack"], "unpack-weights", "model", "-o", "x")
 
+    def test_force_keeps_the_model_that_is_there_until_the_new_one_is_whole(self):
+        self.model(scale=1e6)
+        self.pack()
+        self.tq("unpack-weights", "packed", "-o", "x", "--dtype", "f32", "--quiet")
+        before = {name: open(self.path("x/" + name), "rb").read() for name in os.listdir(self.path("x"))}
+        self.refused(COULD_NOT, ["too large for F16"], "unpack-weights", "packed", "-o", "x", "--dtype", "f16", "--force")
+        self.assertEqual({name: open(self.path("x/" + name), "rb").read() for name in os.listdir(self.path("x"))}, before)
+        self.tq("unpack-weights", "packed", "-o", "x", "--dtype", "bf16", "--quiet", "--force")
+        self.assertEqual(sorted(os.listdir(self.path("x"))), sorted(before))
+        self.assertNotEqual(os.path.getsize(self.path("x/model.safetensors")), len(before["model.safetensors"]))
+
     def test_a_value_that_the_type_cannot_hold_is_named(self):
         tensors = self.model(scale=1e6)
         self.pack()
