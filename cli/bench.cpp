@@ -29,7 +29,7 @@ struct Options {
   std::string operation = "all";
   CaseAxes axes = bench_axes();
   std::vector<int> threads;
-  std::vector<std::string> norms = {"raw"};
+  std::vector<std::string> norms;  ///< as given
   std::string target = "auto";
   std::string device = "cpu";
   std::uint64_t megabytes = 64;
@@ -256,6 +256,11 @@ ExitCode run(Options options) {
                         options.threads.end());
   options.axes.norms.clear();
   for (const std::string& norm : options.norms) options.axes.norms.push_back(parse_norm_mode(norm));
+  const bool searches = std::any_of(options.axes.efforts.begin(), options.axes.efforts.end(), [](int e) { return e > 0; });
+  if (searches && !options.norms.empty() && options.norms != std::vector<std::string>{"least-squares"}) {
+    throw UsageError("--effort 1 to 3 has least-squares norms: leave --norm out, or give --norm least-squares");
+  }
+  if (options.norms.empty()) options.axes.norms = {NormMode::kRaw};
   const Report report = options.device == "cpu" ? measure(options) : measure_device(options);
   fmt::print("{}", options.json ? format_json(report, options) : format_table(report, options));
   ExitCode code = ExitCode::kDone;
@@ -307,7 +312,7 @@ void add_bench(CLI::App& app, Command& command) {
   sub->add_option("--target", options->target,
                   "CPU target; auto: the widest, or what TQ_CPU names; all: each in turn")
       ->check(CLI::IsMember({"scalar", "simd128", "avx2", "avx512", "auto", "all"}));
-  sub->add_option("--norm", options->norms, "raw, corrected, least-squares, a list")
+  sub->add_option("--norm", options->norms, "raw (default), corrected, least-squares, a list; --effort 1 to 3 has least-squares")
       ->delimiter(',')
       ->allow_extra_args(false)
       ->check(CLI::IsMember({"raw", "corrected", "least-squares"}));

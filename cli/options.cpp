@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <charconv>
+#include <cmath>
 
 #include "lib/error.h"
 #include "lib/parallel.h"
@@ -80,6 +81,26 @@ ThreadOption::ThreadOption() : threads(default_threads()) {}
 
 void ThreadOption::declare(CLI::App& app) {
   app.add_option("--threads", threads, "threads, 1..1024; no byte depends on it")->check(CLI::Range(1, kMostThreads));
+}
+
+CLI::Validator not_negative() {
+  return CLI::Validator(
+      [](std::string& text) {
+        double value = 0;
+        const bool fine = CLI::detail::lexical_cast(text, value) && std::isfinite(value) && value >= 0;
+        return fine ? std::string() : "must be a finite number, 0 or more: " + text;
+      },
+      "NUMBER >= 0");
+}
+
+CLI::Validator finite_range(double low, double high) {
+  return CLI::Validator(
+      [=](std::string& text) {
+        double value = 0;
+        const bool fine = CLI::detail::lexical_cast(text, value) && value >= low && value <= high;
+        return fine ? std::string() : fmt::format("must be a number from {} to {}: {}", low, high, text);
+      },
+      fmt::format("{}..{}", low, high));
 }
 
 }  // namespace tq::cli

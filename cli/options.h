@@ -35,6 +35,10 @@ std::uint64_t parse_size(const std::string& option, const std::string& text);
 /// "f32", "f16" or "bf16"; nothing for the empty text.
 std::optional<DType> parse_output_dtype(const std::string& name);
 
+/// Checks of numbers. CLI11's own ranges let NaN pass, and print infinity in 309 digits.
+CLI::Validator not_negative();
+CLI::Validator finite_range(double low, double high);
+
 /// --threads: 1..1024, default all that the machine runs at once.
 struct ThreadOption {
   int threads;

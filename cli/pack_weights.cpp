@@ -197,10 +197,10 @@ void declare_how(CLI::App& sub, Options& o) {
   sub.add_flag("--force", o.force, "replace an earlier result, or start an interrupted run again")->excludes(resume);
   sub.add_flag("--dry-run", o.dry_run, "print the exact bytes of every file and write nothing");
   sub.add_option("--max-rel-mse", o.gates.max_rel_mse, "gate: largest relative MSE of a tensor; beyond it, exit 1 (the output is kept)")
-      ->check(CLI::PositiveNumber)->group("Gates");
+      ->check(not_negative())->group("Gates");
   sub.add_option("--max-rel-mse-ratio", o.gates.max_rel_mse_ratio,
                  "gate: largest ratio of a tensor's relative MSE to D, the codebook's exact distortion; beyond it, exit 1")
-      ->check(CLI::PositiveNumber)->group("Gates");
+      ->check(not_negative())->group("Gates");
   sub.add_flag("--json", o.json, "print JSON instead of the table");
   sub.add_flag("--quiet", o.quiet, "no progress and no summary on stderr");
 }

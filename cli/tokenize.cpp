@@ -70,7 +70,9 @@ void add_tokenize(CLI::App& app, Command& command) {
   source->add_option("--text", options->text, "the text itself");
   source->add_option("--file", options->file, "a file with the text")->type_name("FILE");
   source->add_option("INPUT", options->input, "- for stdin")
-      ->check(CLI::IsMember({"-"}))
+      ->check([](const std::string& text) {
+        return text == "-" ? "" : "'" + text + "' is not -, which is stdin: give a text with --text, a file with --file";
+      })
       ->default_str("");
   source->require_option(1);
   sub->add_flag("--no-special", options->no_special,

@@ -152,25 +152,6 @@ void declare_sources(CLI::App& sub, Options& options) {
   sub.add_option("--seed", options.shape.seed, "seed of the rows, 0..2^32-1")->needs(synthetic)->group("With --synthetic");
 }
 
-/// CLI11's ranges let NaN pass, and print infinity in 309 digits.
-const auto kNotNegative = CLI::Validator(
-    [](std::string& text) {
-      double value = 0;
-      const bool fine = CLI::detail::lexical_cast(text, value) && std::isfinite(value) && value >= 0;
-      return fine ? std::string() : "must be a finite number, 0 or more: " + text;
-    },
-    "NUMBER >= 0");
-
-CLI::Validator finite_range(double low, double high) {
-  return CLI::Validator(
-      [=](std::string& text) {
-        double value = 0;
-        const bool fine = CLI::detail::lexical_cast(text, value) && value >= low && value <= high;
-        return fine ? std::string() : fmt::format("must be a number from {} to {}: {}", low, high, text);
-      },
-      fmt::format("{}..{}", low, high));
-}
-
 void declare_gates(CLI::App& sub, GateOptions& gates, WeightGateOptions& weight_gates) {
   const char* group = "Gates";
   sub.add_option("--threshold", gates.threshold,
@@ -180,11 +161,11 @@ void declare_gates(CLI::App& sub, GateOptions& gates, WeightGateOptions& weight_
       ->check(finite_range(-1, 1))->group(group);
   sub.add_option("--max-rel-mse-ratio", gates.max_rel_mse_ratio,
                  "largest relative MSE over the codebook's exact D (default 1.1 with --synthetic, else off: one rotation "
-                 "of real rows may lie far from D with a perfect codec)")->check(kNotNegative)->group(group);
+                 "of real rows may lie far from D with a perfect codec)")->check(not_negative())->group(group);
   sub.add_option("--max-rel-mse", weight_gates.max_rel_mse, "largest relative MSE of a tensor (with --weights)")
-      ->check(kNotNegative)->group(group);
+      ->check(not_negative())->group(group);
   sub.add_option("--max-attention-kl", gates.max_attention_kl, "largest mean KL of the softmax of a layer, nats (needs queries)")
-      ->check(kNotNegative)->group(group);
+      ->check(not_negative())->group(group);
   sub.add_option("--min-attention-top1", gates.min_attention_top1,
                  "least share of queries of a layer whose top key stays the same, 0..1 (needs queries)")
       ->check(finite_range(0, 1))->group(group);

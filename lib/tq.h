@@ -2,7 +2,8 @@
 // header named here documents its functions with shapes, units, ranges and errors.
 //
 // Errors: every function throws tq::Error (could not be done) or tq::UsageError (a request that can never be met), with
-// one line that says what, where, and what to do about it. After an Error no output file exists.
+// one line that says what, where, and what to do about it. After an Error no output has its name:
+// what pack_weights() leaves for a later run ends in .tq-partial and .journal.
 //
 // Compress a captured cache, and prove what that cost:
 //
@@ -16,33 +17,34 @@
 //   if (report.verdict != tq::Verdict::kPass) ...
 #pragma once
 
-#include "lib/error.h"              // Error, UsageError, ExitCode
-#include "lib/solver/lloyd_max.h"   // solve_codebook: Lloyd-Max in double, certified
-#include "lib/codebook.h"           // find_codebook, table_distortion, the theorems' bounds
-#include "lib/scheme.h"             // Scheme: what a decoder must know, as text
-#include "lib/codec.h"              // Codec: a scheme with its tables
-#include "lib/backend.h"            // Backend: encode and decode rows
-#include "lib/io/kv_dump.h"         // KvDump: captured K, V and Q
-#include "lib/io/kv_file.h"         // KvFile: the .tq3 file
-#include "lib/io/checkpoint.h"      // Checkpoint: a model's directory of safetensors
-#include "lib/pack/plan_kv.h"       // plan_kv: every offset, before a byte is read
-#include "lib/pack/pack_kv.h"       // pack_kv, unpack_kv
-#include "lib/io/tq3_checkpoint.h"  // Tq3Checkpoint: native TQ3, what pack_weights writes
-#include "lib/pack/plan_weights.h"  // plan_weights: which weights are quantized, every offset
-#include "lib/pack/pack_weights.h"  // pack_weights, merge_shards: a checkpoint to native TQ3
-#include "lib/pack/weight_reader.h"  // WeightReader: tensors of plain and native TQ3 checkpoints as rows
-#include "lib/pack/unpack_weights.h" // unpack_weights: native TQ3 -> an ordinary checkpoint
-#include "lib/verify/verify_weights.h" // verify_weights: a native TQ3 checkpoint against its model
-#include "lib/verify/diff_tensors.h" // diff_tensors: two checkpoints or files
-#include "lib/verify/weight_gates.h" // judge_weights
-#include "lib/verify/verify_kv.h"   // verify_dump, verify_packed, verify_synthetic
-#include "lib/model/tokenizer.h"    // Tokenizer: text to token ids
-#include "lib/model/text_input.h"   // read_text, read_token_ids
-#include "lib/model/passage.h"      // default_passage: what a model reads if nothing is given
-#include "lib/model/families.h"     // families: which models can be run
-#include "lib/model/config.h"       // ModelConfig: config.json, decided
-#include "lib/model/prefill.h"      // Model, prefill: the forward pass, with a hook for every layer's cache
-#include "lib/model/prompt.h"       // read_prompt: the tokens to run
-#include "lib/model/capture.h"      // capture_kv: a KV dump of a model
-#include "lib/verify/verify_model.h" // verify_model: what compression costs a model's attention
-#include "lib/verify/report_json.h" // the report as JSON
+#include "lib/error.h"                   // Error, UsageError, ExitCode
+#include "lib/solver/lloyd_max.h"        // solve_codebook: Lloyd-Max in double, certified
+#include "lib/codebook.h"                // find_codebook, table_distortion, the theorems' bounds
+#include "lib/scheme.h"                  // Scheme: what a decoder must know, as text
+#include "lib/codec.h"                   // Codec: a scheme with its tables
+#include "lib/backend.h"                 // Backend: encode, decode and compare rows
+#include "lib/io/kv_dump.h"              // KvDump: captured K, V and Q
+#include "lib/io/kv_file.h"              // KvFile: the .tq3 file
+#include "lib/io/checkpoint.h"           // Checkpoint: a model's directory of safetensors
+#include "lib/io/tq3_checkpoint.h"       // Tq3Checkpoint: native TQ3, what pack_weights writes
+#include "lib/pack/plan_kv.h"            // plan_kv: every offset, before a byte is read
+#include "lib/pack/pack_kv.h"            // pack_kv, unpack_kv
+#include "lib/pack/import_kv.h"          // import_kv: raw dumps of other systems
+#include "lib/pack/plan_weights.h"       // plan_weights: which weights are quantized, every offset
+#include "lib/pack/pack_weights.h"       // pack_weights, merge_shards: a checkpoint to native TQ3
+#include "lib/pack/weight_reader.h"      // WeightReader: tensors of plain and native TQ3 checkpoints as rows
+#include "lib/pack/unpack_weights.h"     // unpack_weights: native TQ3 to an ordinary checkpoint
+#include "lib/model/tokenizer.h"         // Tokenizer: text to token ids
+#include "lib/model/text_input.h"        // read_text, read_token_ids
+#include "lib/model/passage.h"           // default_passage: what a model reads if nothing is given
+#include "lib/model/families.h"          // families: which models can be run
+#include "lib/model/config.h"            // ModelConfig: config.json, decided
+#include "lib/model/prefill.h"           // Model, prefill: the forward pass, with a hook for every layer's cache
+#include "lib/model/prompt.h"            // read_prompt: the tokens to run
+#include "lib/model/capture.h"           // capture_kv: a KV dump of a model
+#include "lib/verify/verify_kv.h"        // verify_dump, verify_packed, verify_synthetic
+#include "lib/verify/verify_model.h"     // verify_model: what compression costs a model's attention
+#include "lib/verify/weight_gates.h"     // judge_weights
+#include "lib/verify/verify_weights.h"   // verify_weights: a native TQ3 checkpoint against its model
+#include "lib/verify/diff_tensors.h"     // diff_tensors: two checkpoints or files
+#include "lib/verify/report_json.h"      // the report as JSON

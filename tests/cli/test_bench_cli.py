@@ -74,6 +74,15 @@ class Bench(CliTest):
             self.assertEqual(series, sorted(series, reverse=True))
             self.assertLess(series[1], 0.95 * series[0])
         self.refused(USAGE, "--effort", "bench", "--effort", "4")
+        self.refused(USAGE, "least-squares", "bench", "--effort", "0,1", "--norm", "corrected")
+
+    def test_the_norm_that_was_asked_for(self):
+        cases = self.bench("--op", "encode", "--dim", 64, "--bits", 3, "--threads", 1, "--norm", "raw,corrected")["cases"]
+        self.assertEqual([case["norm"] for case in cases], ["raw", "corrected"])
+        self.assertNotEqual(cases[0]["hash"], cases[1]["hash"])
+        self.refused(COULD_NOT, "no GPU", "bench", "--device", "cuda:99")
+        for device in ("gpu", "cuda:", "cuda:x", "cuda:-1"):
+            self.refused(USAGE, "cuda:N", "bench", "--device", device)
 
     def test_the_operation_that_was_asked_for(self):
         for op in ("encode", "decode", "compare"):

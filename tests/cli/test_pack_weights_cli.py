@@ -233,6 +233,9 @@ class Options(WeightsTest):
                             ("--keep-dtype", ["--keep-dtype", "f32"]), ("--resume", ["--resume", "--force"]),
                             ("--max-rel-mse", ["--max-rel-mse", "-1"]), ("--effort", ["--effort", 4])):
             self.refused(USAGE, words, "pack-weights", model, "-o", "out", *args)
+        for gate in ("--max-rel-mse", "--max-rel-mse-ratio"):
+            for value in ("nan", "inf", "-1"):
+                self.refused(USAGE, [gate, "0 or more"], "pack-weights", model, "-o", "out", f"{gate}={value}")
 
 
 class Refusals(WeightsTest):

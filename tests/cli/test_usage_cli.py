@@ -7,7 +7,8 @@ import subprocess
 import helpers
 from helpers import COULD_NOT, DONE, USAGE, CliTest
 
-COMMANDS = ("codebook", "pack-kv", "unpack-kv", "inspect", "verify", "capture", "bench")
+COMMANDS = ("codebook", "pack-kv", "unpack-kv", "pack-weights", "merge-shards", "unpack-weights", "inspect", "diff", "verify",
+            "capture", "tokenize", "bench")
 
 
 class Help(CliTest):
@@ -46,7 +47,7 @@ class Help(CliTest):
             text = self.tq(command, "--help").stdout
             for name, words in re.findall(r"(?m)^  (--[\w-]+) U?INT\S*.*\n {20,}(.*)", text):
                 with self.subTest(command=command, name=name):
-                    self.assertRegex(words, r"\d\.\.")
+                    self.assertRegex(words, r"\d\.\.|\d+, \d+ or \d+")  # a range, or all values
 
     def test_files_that_help_speaks_of_are_there(self):
         root = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
@@ -68,8 +69,9 @@ class Usage(CliTest):
     def test_unknown_option_is_named(self):
         self.refused(USAGE, ["--frobnicate"], "--frobnicate")
         for command in COMMANDS:
-            source = ("--model", "x") if command == "capture" else ("x",)
-            self.refused(USAGE, ["--frobnicate"], command, *source, "-o", "y", "--frobnicate")
+            source = ("--model", "x") if command in ("capture", "tokenize") else ("x",)
+            output = () if command == "tokenize" else ("-o", "y")
+            self.refused(USAGE, ["--frobnicate"], command, *source, *output, "--frobnicate")
 
     def test_missing_arguments_are_named(self):
         for words, args in (
