@@ -70,7 +70,7 @@ class Usage(CliTest):
         self.refused(USAGE, ["--frobnicate"], "--frobnicate")
         for command in COMMANDS:
             source = ("--model", "x") if command in ("capture", "tokenize") else ("x",)
-            output = () if command == "tokenize" else ("-o", "y")
+            output = ("--text", "y") if command == "tokenize" else ("-o", "y")
             self.refused(USAGE, ["--frobnicate"], command, *source, *output, "--frobnicate")
 
     def test_missing_arguments_are_named(self):
