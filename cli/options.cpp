@@ -34,7 +34,7 @@ void SchemeOptions::declare(CLI::App& app) {
   add(app.add_option("--norm", norm_,
                      "what is stored as a row's norm: raw; corrected (the reconstruction keeps the norm); least-squares")
           ->check(CLI::IsMember({"raw", "corrected", "least-squares"})));
-  add(app.add_option("--norm-dtype", norm_dtype_, "type of the norms: f32 (4 bytes a row) or f16 (2 bytes, up to 65504)")
+  add(app.add_option("--norm-dtype", norm_dtype_, "type of the norms: f32 (4 bytes a row) or f16 (2 bytes, 6e-8 to 65504)")
           ->check(CLI::IsMember({"f32", "f16"})));
   add(app.add_flag("--qjl-keys", scheme_.qjl_keys,
                    "K: one bit less for the codes, and a sign sketch of the residual (TurboQuant_prod) for unbiased inner "

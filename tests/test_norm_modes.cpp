@@ -95,6 +95,25 @@ TEST_CASE("F16 norms are F16 values, and a norm above 65504 is refused at its ro
   CHECK(code_rows(*make_cpu_backend(), make_codec(4, 64, NormMode::kRaw), x).refused == -1);
 }
 
+TEST_CASE("F16 norms: a row that would lose its norm is refused, and a row of zeros is not") {
+  std::vector<float> x = gaussian_rows(6, 40, 64);
+  const auto fill = [&x](std::size_t row, float value) { std::fill_n(x.begin() + static_cast<std::ptrdiff_t>(row * 64), 64, value); };
+  fill(7, 0.0f);
+  fill(31, 0x1.01p-28f);  // a norm just above 2^-25, which rounds to the smallest F16
+  for (const NormMode mode : {NormMode::kRaw, NormMode::kCorrected, NormMode::kLeastSquares}) {
+    const Codec codec = make_codec(4, 64, mode, DType::kF16);
+    const Codec wide = make_codec(4, 64, mode);
+    std::vector<float> lost = x;
+    std::fill_n(lost.begin() + 19 * 64, 64, 0x1p-30f);  // a norm of 2^-27
+    for (const std::string& target : cpu_targets()) {
+      const auto backend = make_cpu_backend(target);
+      if (mode == NormMode::kRaw) CHECK(code_rows(*backend, codec, x).refused == -1);
+      CHECK(code_rows(*backend, codec, lost).refused == 19);
+      CHECK(code_rows(*backend, wide, lost).refused == -1);
+    }
+  }
+}
+
 TEST_CASE("rht1, seed 42: the published bytes of the golden vector") {
   std::vector<float> x(128);
   for (int i = 0; i < 128; ++i) x[static_cast<std::size_t>(i)] = static_cast<float>((131 * i + 17) % 257 - 128) / 128.0f;

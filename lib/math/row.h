@@ -27,10 +27,15 @@ struct EncodedRow {
   IntOf<V> refused;  ///< set where the row cannot be coded: NaN, infinity, or a norm that its type cannot hold
 };
 
-/// The norm as its type stores it; a lane whose norm overflows it is refused.
+/// The norm as its type stores it; a lane whose norm overflows it, or would become 0 in it, is refused.
 template <class V>
 TQ_HD EncodedRow<V> store_norm(V norm, IntOf<V> refused, bool f16) {
-  if (f16) norm = float_from_f16(f16_from_float(norm));
+  if (f16) {
+    const V zero = splat<V>(0.0f);
+    const V stored = float_from_f16(f16_from_float(norm));
+    refused |= mask_greater(norm, zero) & ~mask_greater(stored, zero);
+    norm = stored;
+  }
   return {norm, refused | ~mask_greater(splat<V>(__builtin_inff()), norm)};
 }
 

@@ -61,7 +61,13 @@ void report_refused_row(const std::string& place, const Scheme& scheme, std::spa
     throw Error(fmt::format("{}, channel {}: the value is {}; only finite values can be quantized, so look at the run "
                             "that captured it", place, bad - x.begin(), std::isnan(*bad) ? "NaN" : "infinite"));
   }
-  throw Error(fmt::format("{}: the norm of the row overflows {}; {}", place, name_of(scheme.norm_dtype),
+  constexpr double kUnderflowsF16 = 1.0;  // a norm that underflows F16 is below 6e-8, one that overflows above 65504
+  double squares = 0;
+  for (const float value : x) squares += static_cast<double>(value) * value;
+  const bool underflows = scheme.norm_dtype == DType::kF16 && squares < kUnderflowsF16;
+  throw Error(fmt::format("{}: the norm of the row {} {}; {}", place,
+                          underflows ? "(or of its residual) is not 0 and becomes 0 in" : "overflows",
+                          name_of(scheme.norm_dtype),
                           scheme.norm_dtype == DType::kF16 ? "use --norm-dtype f32" : "scale the tensor down"));
 }
 

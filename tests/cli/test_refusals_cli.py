@@ -18,11 +18,11 @@ NAN, INFINITY = float("nan"), float("inf")
 class Values(CliTest):
     """A value that cannot be quantized is named by tensor, head, token and channel."""
 
-    def pack(self, name, values, dtype, words):
+    def pack(self, name, values, dtype, words, *args):
         tensors = {n: tensor([2, 3, 16], seed, dtype) for seed, n in enumerate(("k.3", "v.3", "k.9", "v.9"))}
         tensors[name] = tensor_of([2, 3, 16], values, dtype)
         path = write_safetensors(self.path("dump"), tensors)
-        self.refused(COULD_NOT, ["dump", name, *words], "pack-kv", path, "-o", "x.tq3")
+        self.refused(COULD_NOT, ["dump", name, *words], "pack-kv", path, "-o", "x.tq3", *args)
 
     def test_nan_and_infinity(self):
         for dtype in ("F32", "F16", "BF16"):
@@ -50,6 +50,12 @@ class Values(CliTest):
         values = gauss(1, 2 * 3 * 16)
         values[(1 * 3 + 1) * 16:(1 * 3 + 2) * 16] = [3e38] * 16
         self.pack("v.3", values, "F32", ["norm", "overflow", "head 1", "token 1"])
+
+    def test_a_norm_that_f16_would_make_zero(self):
+        values = gauss(1, 2 * 3 * 16)
+        values[(1 * 3 + 1) * 16:(1 * 3 + 2) * 16] = [1e-9] * 16
+        self.pack("v.3", values, "F32", ["norm", "becomes 0 in F16", "head 1", "token 1", "--norm-dtype f32"],
+                  "--norm-dtype", "f16")
 
 
 class DumpContainer(CliTest):
