@@ -116,6 +116,7 @@ TEST_CASE("what is no table is refused in one line that names the file") {
   refused(R"({"levels": [-1, 1], "dim": -128})", "8..1024", {});
   refused(R"({"levels": [-1, 1], "dim": 1})", "8..1024", {});
   refused(R"({"centroids": [-0.1, 0.1], "boundaries": [-1, 0, 2]})", "from -1 to 1");
+  refused(R"({"centroids": [-0.1, 0.1], "centroids": [-0.2, 0.2]})", "twice");
   refused(R"({"centroids": [-0.1, 0.1], "boundaries": [0]})", "from -1 to 1");
   refused(R"({"centroids": [-0.1, 0.1], "boundaries": [-1, 1]})", "0 edges");
   refused("-1 1", "give --dim", {});

@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <span>
 #include <string_view>
 #include <system_error>
@@ -112,8 +113,8 @@ Parsed parse_0xsero(const Json& object, const std::string& path) {
                 .density = Density::kBeta};
   if (object.contains("boundaries")) {
     const std::vector<double> all = get_numbers(object["boundaries"], "boundaries", path);
-    if (all.size() < 2 || all.front() != -1 || all.back() != 1) {
-      throw Error(fmt::format("{}: boundaries must go from -1 to 1", path));
+    if (all.size() < 2 || !(all.front() < 0) || all.back() != -all.front()) {
+      throw Error(fmt::format("{}: boundaries must go from -1 to 1, or from -x to x where a whole table is scaled", path));
     }
     parsed.edges.emplace(all.begin() + 1, all.end() - 1);
   }
@@ -126,12 +127,19 @@ Parsed parse_0xsero(const Json& object, const std::string& path) {
 }
 
 Parsed parse_text(std::string_view text, const std::string& path) {
+  constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
+  if (text.starts_with(kByteOrderMark)) text.remove_prefix(kByteOrderMark.size());
   const std::size_t first = text.find_first_not_of(kSpace);
   if (first == text.npos) throw Error(fmt::format("{}: is empty: no levels", path));
   if (text[first] != '{' && text[first] != '[') return {.levels = parse_list(text, path)};
   Json json;
   try {
-    json = Json::parse(text);
+    json = Json::parse(text, [&path, keys = std::set<std::string>()](int depth, Json::parse_event_t event, Json& key) mutable {
+      if (event == Json::parse_event_t::key && depth == 1 && !keys.insert(key.get<std::string>()).second) {
+        throw Error(fmt::format("{}: the key {} stands there twice", path, quote_name(key.get<std::string>())));
+      }
+      return true;
+    });
   } catch (const Json::parse_error& error) {
     throw Error(fmt::format("{}: is not JSON at byte {} (JSON has no NaN and no infinity)", path,
                             error.byte));

@@ -163,7 +163,19 @@ class Forms(CheckTest):
             self.assertTrue(any(math.isclose(x, report[name], rel_tol=1e-5) for x in numbers), (name, text))
 
 
+    def test_a_byte_order_mark_is_no_number(self):
+        self.assertEqual(self.check("\ufeff-0.05 0.05", "--dim", 128)["format"], "list")
+
+
 class Faults(CheckTest):
+    def test_a_scaled_table_with_scaled_boundaries(self):
+        theirs = self.json("codebook", "--dim", 128, "--bits", 3, "--format", "0xsero-json")
+        for key in ("centroids", "boundaries"):
+            theirs[key] = [0.61 * x for x in theirs[key]]
+        report = self.check(theirs, code=GATE_FAILED)
+        self.assertTrue(report["scaled_optimum"])
+        self.assertAlmostEqual(report["best_scale"], 1 / 0.61, delta=1e-3)
+
     def test_a_scale_of_061_is_found_and_named(self):
         report = self.check([0.61 * x for x in self.book(4)["levels"]], "--dim", 128, code=GATE_FAILED)
         self.assertTrue(report["scaled_optimum"])
