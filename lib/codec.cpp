@@ -118,8 +118,16 @@ Codec Codec::with_effort(int effort) const {
   return other;
 }
 
-Codec Codec::without_sketch() const {
+Codec Codec::with_sketch_seed(std::uint32_t seed) const {
   Codec other = *this;
+  other.scheme_.qjl = seed;
+  other.sketch_ = make_sketch_matrix(seed, scheme_.dim);
+  return other;
+}
+
+Codec Codec::plain() const {
+  Codec other = *this;
+  other.scheme_.norm_dtype = DType::kF32;
   other.scheme_.qjl.reset();
   other.sketch_.clear();
   return other;

@@ -31,8 +31,10 @@ class Codec {
   double distortion() const { return distortion_; }
   /// The same with another seed, for measuring over rotations and for negative controls.
   Codec with_seed(std::uint32_t seed) const;
-  /// The same without its QJL sketch.
-  Codec without_sketch() const;
+  /// The same rotation and table without a QJL sketch, with float32 norms: what is measured beside the scheme.
+  Codec plain() const;
+  /// The same with the sketch matrix of another seed; for a scheme that has one.
+  Codec with_sketch_seed(std::uint32_t seed) const;
   /// The same for an encoder that takes more trouble: 0 codes each value with the nearest level, 1..3 search each row's
   /// scale (lib/math/scale_search.h). A decoder sees no difference, and distortion() stays that of effort 0. Error unless
   /// effort is 0..3, and for 1..3 the scheme's norms are least-squares.

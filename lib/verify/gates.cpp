@@ -16,7 +16,7 @@ constexpr double kLargestSlopeError = 0.05;
 struct Quantity {
   std::string name;
   bool at_least;
-  bool of_attention;  ///< of a layer's attention under K; else of K and of V
+  std::string_view parts;  ///< "kv", "k" or "v"; that of a layer's attention under K is "k": the softmax does not see V
   std::function<std::optional<double>(const Measurement&, char part, int control)> value;
 };
 
@@ -25,7 +25,7 @@ const PartNumbers& part_of(const Measurement& m, char part) { return part == 'k'
 /// A codec metric: `actual` reads PartNumbers, `controlled` reads ControlNumbers.
 template <class Actual, class Controlled>
 Quantity codec_quantity(std::string name, bool at_least, Actual actual, Controlled controlled) {
-  return {std::move(name), at_least, false, [=](const Measurement& m, char part, int control) -> std::optional<double> {
+  return {std::move(name), at_least, "kv", [=](const Measurement& m, char part, int control) -> std::optional<double> {
             const PartNumbers& numbers = part_of(m, part);
             if (control < 0) return actual(numbers);
             const auto& found = numbers.controls[static_cast<std::size_t>(control)];
@@ -36,16 +36,28 @@ Quantity codec_quantity(std::string name, bool at_least, Actual actual, Controll
 /// A property of the codec in use, which no control can take the place of.
 template <class Actual>
 Quantity fixed_quantity(std::string name, Actual actual) {
-  return {std::move(name), false, false, [=](const Measurement& m, char part, int control) -> std::optional<double> {
+  return {std::move(name), false, "kv", [=](const Measurement& m, char part, int control) -> std::optional<double> {
             return control < 0 ? actual(part_of(m, part)) : std::nullopt;
           }};
 }
 
 Quantity attention_quantity(std::string name, bool at_least, double AttentionNumbers::*field) {
-  return {std::move(name), at_least, true, [=](const Measurement& m, char, int control) -> std::optional<double> {
+  return {std::move(name), at_least, "k", [=](const Measurement& m, char, int control) -> std::optional<double> {
             const auto& found = control < 0 ? m.attention : m.k_control_attention[static_cast<std::size_t>(control)];
             return found ? std::optional<double>((*found).*field) : std::nullopt;
           }};
+}
+
+/// Distance of the estimator's slope from 1. Without a sketch the slope is 0.
+std::optional<double> slope_error(const Measurement& m, char part, int control) {
+  const PartNumbers& n = part_of(m, part);
+  if (std::isnan(n.qjl_slope)) return std::nullopt;
+  if (control < 0) return std::abs(n.qjl_slope - 1.0);
+  switch (static_cast<Control>(control)) {
+    case Control::kZeros: return 1.0;
+    case Control::kOtherSeed: return std::abs(n.qjl_slope_other_seed - 1.0);
+    default: return std::nullopt;
+  }
 }
 
 bool passes(const GateReport& gate, double value) { return gate.at_least ? value >= gate.limit : value <= gate.limit; }
@@ -67,8 +79,7 @@ struct Worst {
 Worst find_worst(const std::vector<LayerReport>& layers, const Quantity& q) {
   Worst worst;
   for (const LayerReport& layer : layers) {
-    for (const char part : {'k', 'v'}) {
-      if (q.of_attention && part == 'v') continue;
+    for (const char part : q.parts) {
       const std::optional<double> value = q.value(layer.all, part, -1);
       if (!value || (worst.found && !is_worse(q.at_least, *value, worst.value))) continue;
       worst = {*value, layer.index, part, true};
@@ -98,8 +109,7 @@ GateReport judge_one(const std::vector<LayerReport>& layers, const Quantity& q, 
   gate.worst_part = actual.part;
   gate.measured = actual.found && !std::isnan(actual.value);
   gate.passed = passes(gate, actual.value);
-  for (const char part : {'k', 'v'}) {
-    if (q.of_attention && part == 'v') continue;  // the softmax does not see V
+  for (const char part : q.parts) {
     for (int control = 0; control < kControls; ++control) {
       const std::optional<double> value = least_noticed(layers, q, part, control);
       if (!value) continue;
@@ -123,18 +133,18 @@ std::string_view name_of(Verdict verdict) {
   return kNames[static_cast<std::size_t>(verdict)];
 }
 
-double default_threshold(const std::vector<LayerReport>& layers) {
+double default_threshold(const std::vector<LayerReport>& layers, std::string_view parts) {
   constexpr double kPublished = 0.99;
   constexpr int kBitsForPublished = 4;
   constexpr double kRoom = 0.005;
   double threshold = kPublished;
   for (const LayerReport& layer : layers) {
-    const PartNumbers& k = layer.all.k;
-    const PartNumbers& v = layer.all.v;
-    const int bits = std::min(k.bits, v.bits);
+    int bits = kBitsForPublished;
+    for (const char part : parts) bits = std::min(bits, part_of(layer.all, part).bits);
     if (bits >= kBitsForPublished) continue;
-    for (const PartNumbers* part : {&k, &v}) {
-      if (part->bits == bits) threshold = std::min(threshold, part->ideal_cosine - kRoom);
+    for (const char part : parts) {
+      const PartNumbers& numbers = part_of(layer.all, part);
+      if (numbers.bits == bits) threshold = std::min(threshold, numbers.ideal_cosine - kRoom);
     }
   }
   return threshold;
@@ -145,19 +155,27 @@ std::vector<GateReport> judge(const std::vector<LayerReport>& layers, const Gate
   const auto add = [&](const Quantity& quantity, std::optional<double> limit) {
     if (limit) gates.push_back(judge_one(layers, quantity, *limit));
   };
-  add(codec_quantity("threshold", true, [](const PartNumbers& n) { return n.cosine_flattened; },
-                     [](const ControlNumbers& c, const PartNumbers&) { return c.cosine_flattened; }),
-      options.threshold.value_or(default_threshold(layers)));
+  const bool has_sketch = !layers.empty() && std::isfinite(layers.front().all.k.qjl_slope);
+  const Quantity cosine =
+      codec_quantity("threshold", true, [](const PartNumbers& n) { return n.cosine_flattened; },
+                     [](const ControlNumbers& c, const PartNumbers&) { return c.cosine_flattened; });
+  const auto add_cosine = [&](std::string name, std::string_view parts) {
+    Quantity quantity = cosine;
+    quantity.name = std::move(name);
+    quantity.parts = parts;
+    add(quantity, options.threshold.value_or(default_threshold(layers, parts)));
+  };
+  if (has_sketch && !options.threshold) {  // the codes of K alone, a bit narrower: their limit would be blind to faults of V
+    add_cosine("threshold", "v");
+    add_cosine("threshold-keys", "k");
+  } else {
+    add_cosine("threshold", "kv");
+  }
   add(fixed_quantity("codebook-bound",
                      [](const PartNumbers& n) { return std::optional<double>(n.distortion / theorem1_bound(n.bits)); }),
       1.0);
-  const bool has_sketch = !layers.empty() && std::isfinite(layers.front().all.k.qjl_slope);
   if (has_sketch) {
-    add(fixed_quantity("qjl-slope",
-                       [](const PartNumbers& n) {
-                         return std::isnan(n.qjl_slope) ? std::nullopt : std::optional(std::abs(n.qjl_slope - 1.0));
-                       }),
-        kLargestSlopeError);
+    add({"qjl-slope", false, "k", slope_error}, kLargestSlopeError);
   }
   add(codec_quantity("min-token-cosine", true, [](const PartNumbers& n) { return n.cosine_min; },
                      [](const ControlNumbers& c, const PartNumbers&) { return c.cosine_min; }),

@@ -16,10 +16,11 @@ struct GateOptions {
 };
 
 /// .99 where K and V have 4 bits or more; else sqrt(1 - D) - .005, with the largest D of the narrower of K and V: the
-/// cosine that a perfect codec has on average, and half a percent of room.
-double default_threshold(const std::vector<LayerReport>& layers);
+/// cosine that a perfect codec has on average, and half a percent of room. `parts`: "kv", or of one of them alone.
+double default_threshold(const std::vector<LayerReport>& layers, std::string_view parts = "kv");
 
-/// Judges every gate that is asked for. Three are always on: `threshold`; `codebook-bound`, that D of the codebook in use
+/// Judges every gate that is asked for. Three are always on: `threshold` (by default, where keys have a QJL sketch, of V
+/// alone, and `threshold-keys` of the codes of K); `codebook-bound`, that D of the codebook in use
 /// is at most Theorem 1's bound (no data enters, so it has no controls); and, for keys with a QJL sketch, `qjl-slope`,
 /// that the slope of the estimator lies within .05 of 1.
 std::vector<GateReport> judge(const std::vector<LayerReport>& layers, const GateOptions& options);

@@ -29,12 +29,13 @@ struct CodecSet {
   std::vector<Codec> other_seeds;
   std::optional<Codec> one_bit;
   std::optional<Codec> one_more;  ///< one bit more than the scheme
+  std::optional<Codec> other_sketch;  ///< of a scheme with QJL
 };
 
 CodecSet make_codec_set(std::shared_ptr<const Codec> main) {
   CodecSet set;
   const Scheme& scheme = main->scheme();
-  for (std::uint32_t i = 1; i <= kOtherSeeds; ++i) set.other_seeds.push_back(main->with_seed(scheme.seed + i).without_sketch());
+  for (std::uint32_t i = 1; i <= kOtherSeeds; ++i) set.other_seeds.push_back(main->with_seed(scheme.seed + i).plain());
   if (scheme.bits >= 2) {
     Scheme one_bit = default_scheme(1, scheme.dim, scheme.rotation, scheme.seed);
     one_bit.norm = scheme.norm;
@@ -45,6 +46,7 @@ CodecSet make_codec_set(std::shared_ptr<const Codec> main) {
     one_more.norm = scheme.norm;
     set.one_more.emplace(one_more);
   }
+  if (scheme.qjl) set.other_sketch = main->with_sketch_seed(*scheme.qjl + 1);
   set.main = std::move(main);
   return set;
 }
@@ -52,14 +54,16 @@ CodecSet make_codec_set(std::shared_ptr<const Codec> main) {
 /// What is summed over the rows of one head, and then over the heads of a layer.
 struct PartSums {
   ErrorStats errors;
-  double residual_dot_sketch = 0;
   bool has_sketch = false;
+  double residual_dot_sketch = 0;
+  double residual_dot_other_sketch = 0;  ///< the same signs, with the matrix of another seed
   std::array<double, kOtherSeeds> other_seed_error{};
   std::array<ErrorStats, kControls> controls;
 
   void merge(const PartSums& other) {
     errors.merge(other.errors);
     residual_dot_sketch += other.residual_dot_sketch;
+    residual_dot_other_sketch += other.residual_dot_other_sketch;
     has_sketch |= other.has_sketch;
     for (std::size_t i = 0; i < kOtherSeeds; ++i) other_seed_error[i] += other.other_seed_error[i];
     for (std::size_t i = 0; i < kControls; ++i) controls[i].merge(other.controls[i]);
@@ -116,7 +120,10 @@ PartNumbers summarize(const PartSums& sums, const Codec& codec) {
   n.cosine_min = e.cosine_min();
   n.norm_bias = e.norm_bias();
   n.worst_row = e.worst_row();
-  if (sums.has_sketch) n.qjl_slope = sums.residual_dot_sketch / e.error_energy();
+  if (sums.has_sketch) {
+    n.qjl_slope = sums.residual_dot_sketch / e.error_energy();
+    n.qjl_slope_other_seed = sums.residual_dot_other_sketch / e.error_energy();
+  }
   const double unit = e.x_energy() > 0 ? e.x_energy() * n.distortion : 1.0;
   const auto [low, high] = std::minmax_element(sums.other_seed_error.begin(), sums.other_seed_error.end());
   n.other_seeds_min = *low / unit;
@@ -183,7 +190,7 @@ class Measurer {
     const Reconstruction v_hat = reconstruct(layer, Part::kValues, head, v);
     measure_part(codecs(layer, Part::kKeys), k, k_hat, sums.k);
     measure_part(codecs(layer, Part::kValues), v, v_hat, sums.v);
-    measure_sketch(k, k_hat, sums.k);
+    measure_sketch(codecs(layer, Part::kKeys), k, k_hat, sums.k);
     measure_health(codecs(layer, Part::kKeys), head, k, sums);
     if (source_.layers()[layer].query_heads == 0) return sums;
 
@@ -293,13 +300,19 @@ class Measurer {
     return error;
   }
 
-  static void measure_sketch(const std::vector<float>& k, const Reconstruction& k_hat, PartSums& sums) {
-    if (k_hat.coded.signs.empty()) return;
+  void measure_sketch(const CodecSet& set, const std::vector<float>& k, const Reconstruction& k_hat, PartSums& sums) const {
+    if (!set.other_sketch) return;
     sums.has_sketch = true;
-    for (std::size_t i = 0; i < k.size(); ++i) {
-      const auto row = static_cast<double>(k_hat.rows[i]);
-      sums.residual_dot_sketch += (static_cast<double>(k[i]) - row) * (static_cast<double>(k_hat.for_attention[i]) - row);
-    }
+    const auto dot_with_residual = [&](const std::vector<float>& with_sketch) {
+      double sum = 0;
+      for (std::size_t i = 0; i < k.size(); ++i) {
+        const auto row = static_cast<double>(k_hat.rows[i]);
+        sum += (static_cast<double>(k[i]) - row) * (static_cast<double>(with_sketch[i]) - row);
+      }
+      return sum;
+    };
+    sums.residual_dot_sketch = dot_with_residual(k_hat.for_attention);
+    sums.residual_dot_other_sketch = dot_with_residual(decode(*set.other_sketch, k_hat.coded, Decode::kInnerProduct));
   }
 
   double coding_error(const Codec& codec, const std::vector<float>& x) const {
@@ -313,7 +326,7 @@ class Measurer {
     health.add_rows(k);
     sums.health = {health.mean_energy_share(), head, health.channel_rms_ratio(), head, health.loudest_channel(), {}};
 
-    const Codec plain = set.main->without_sketch();
+    const Codec plain = set.main->plain();
     std::vector<float> centered = k;
     for (std::size_t i = 0; i < k.size(); ++i) {
       centered[i] -= static_cast<float>(health.sums()[i % width] / static_cast<double>(health.tokens()));

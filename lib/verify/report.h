@@ -50,6 +50,7 @@ struct PartNumbers {
   double norm_bias = 0;
   double qjl_slope = std::numeric_limits<double>::quiet_NaN();  ///< sum <r, r_hat> / sum |r|^2, r the residual and r_hat
                                                                 ///< its sketch: 1 where inner products are unbiased
+  double qjl_slope_other_seed = std::numeric_limits<double>::quiet_NaN();  ///< the same with another sketch matrix: near 0
   std::int64_t worst_row = -1;  ///< of cosine_min: head * tokens + token (of one head: token)
   std::array<std::optional<ControlNumbers>, kControls> controls;
 };

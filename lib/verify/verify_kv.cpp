@@ -85,7 +85,7 @@ void warn_of_scheme(VerifyReport& report) {
     for (const LayerReport& layer : report.layers) worst = std::max({worst, layer.all.k.mse_ratio, layer.all.v.mse_ratio});
     report.warnings.push_back(fmt::format(
         "rotation=identity: Theorem 1 does not hold without a random rotation; the worst relative MSE is {:.2f} times what "
-        "the same codebook gives rotated rows", worst));
+        "the same codebook gives rotated rows; use --rotation rht2", worst));
   }
   if (report.k_scheme.qjl) {
     report.warnings.push_back("--qjl-keys: codec metrics of K are of the codes alone, attention metrics of the unbiased "
