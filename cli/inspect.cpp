@@ -69,6 +69,16 @@ Row make_row(const KvFile& file, int layer, const PackedTensor& t) {
   return row;
 }
 
+/// The tables that travel in the file: levels, factors of rotations, sketch matrices.
+std::vector<const TensorInfo*> find_tables(const KvFile& file) {
+  std::vector<const TensorInfo*> tables;
+  for (const TensorInfo& tensor : file.file().tensors()) {
+    const bool is_table = tensor.name.starts_with("codebook.") || tensor.name.starts_with("rotation.") || tensor.name.starts_with("qjl.");
+    if (is_table) tables.push_back(&tensor);
+  }
+  return tables;
+}
+
 ExitCode inspect_packed(const Options& options) {
   const KvFile file = KvFile::open(options.input);
   file.check_payload(options.threads.threads);
@@ -89,8 +99,12 @@ ExitCode inspect_packed(const Options& options) {
                  {"header_xxh64", header_hash}, {"hashes", "ok"}, {"bytes", total},
                  {"overhead_bytes", total - coded}, {"source_bytes", source},
                  {"compression", static_cast<double>(source) / static_cast<double>(total)}, {"tensors", Json::array()},
-                 {"dump_metadata", file.dump_metadata()}};
+                 {"tables", Json::array()}, {"dump_metadata", file.dump_metadata()}};
     for (const Row& row : rows) json["tensors"].push_back(row_json(row));
+    for (const TensorInfo* table : find_tables(file)) {
+      json["tables"].push_back({{"name", table->name}, {"shape", table->shape}, {"bytes", table->bytes},
+                                {"xxh64", file.file().metadata().at(hash_key(table->name))}});
+    }
     fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
     return ExitCode::kDone;
   }
@@ -100,6 +114,10 @@ ExitCode inspect_packed(const Options& options) {
   std::map<std::string, std::string> users;
   for (const Row& row : rows) users[row.scheme] += fmt::format(" {}.{}", row.part, row.layer);
   for (const auto& [scheme, names] : users) fmt::print("  {}\n   {}\n", scheme, names);
+  fmt::print("\ntables\n");
+  for (const TensorInfo* table : find_tables(file)) {
+    fmt::print("  {}  F32 [{}], {} bytes\n", table->name, fmt::join(table->shape, ", "), format_count(table->bytes));
+  }
   fmt::print("\nhashes (XXH64, all checked)\n  header  {}\n", header_hash);
   for (const Row& row : rows) {
     for (const auto& [name, hash] : row.hashes) fmt::print("  {}  {}\n", name, hash);

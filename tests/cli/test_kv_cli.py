@@ -275,6 +275,10 @@ class Inspect(CliTest):
             self.assertEqual(t["scheme"], metadata[name + ".scheme"])
             self.assertEqual(t["xxh64"], {f"{name}.{x}": metadata[f"{name}.{x}.xxh64"] for x in ("codes", "norms")})
         self.assertEqual(report["overhead_bytes"], report["bytes"] - sum(t["bytes"] for t in report["tensors"]))
+        tables = {t["name"]: (t["shape"], t["bytes"]) for t in report["tables"]}
+        self.assertEqual(tables["codebook.beta-d64-b4"], ([16], 64))
+        self.assertEqual(tables["rotation.hadamard-20"], ([20, 20], 1600))
+        self.assertEqual(len(tables), len({name for name in metadata if name.startswith(("codebook.", "rotation."))}))
 
     def test_packed_table_shows_schemes_hashes_and_bytes(self):
         self.tq("pack-kv", self.dump(layers=2, dim=128), "-o", "x.tq3", "--k-bits", 4, "--v-bits", 3)
