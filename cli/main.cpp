@@ -53,7 +53,14 @@ int run(const tq::cli::Command& command) {
 std::string describe_usage_error(const CLI::App& app, const CLI::ParseError& error, int argc, char** argv) {
   const char* const hint = " ('tq --help' and 'tq COMMAND --help' show the options)";
   if (app.get_subcommands().empty() && argc > 1) return std::string("unknown command '") + argv[1] + "'" + hint;
-  return error.what() + std::string(hint);
+  const std::string what = error.what();
+  const std::size_t name = what.find(": ") + 2;
+  if (dynamic_cast<const CLI::ConversionError*>(&error) != nullptr && !app.get_subcommands().empty()) {
+    const CLI::Option* option =
+        app.get_subcommands().front()->get_option_no_throw(what.substr(name, what.find(" = ") - name));
+    if (option != nullptr) return what + ": it takes " + option->get_description() + hint;
+  }
+  return what + hint;
 }
 
 }  // namespace

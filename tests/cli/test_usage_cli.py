@@ -241,5 +241,12 @@ class Terminal(CliTest):
             self.assertEqual(self.on_terminal(*args, "--quiet"), "")
 
 
+class Conversions(CliTest):
+    def test_a_number_that_is_none_is_told_what_the_option_takes(self):
+        for value in ("-1", "99999999999", "two"):
+            self.refused(USAGE, ["--seed", value, "0..2^32-1"], "unpack-kv", "in", "-o", "out", "--layout", "ar-slot",
+                         "--dim", 128, "--heads", 1, "--bits", 4, "--seed", value)
+
+
 if __name__ == "__main__":
     helpers.main()
