@@ -1,6 +1,12 @@
 #include "lib/backend.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
 #include "lib/convert.h"
+#include "lib/error.h"
 
 namespace tq {
 
@@ -12,6 +18,22 @@ std::int64_t encode_rows(const Backend& backend, const Codec& codec, DType dtype
   std::vector<float> x_hat(static_cast<std::size_t>(count) * static_cast<std::size_t>(codec.scheme().dim));
   backend.decode(codec, coded.codes.data(), coded.norms.data(), count, DType::kF32, x_hat.data());
   return backend.sketch(codec, dtype, rows, x_hat.data(), count, coded.signs.data(), coded.residual_norms.data());
+}
+
+void report_refused_row(const std::string& place, const Scheme& scheme, std::span<const float> x) {
+  const auto bad = std::find_if(x.begin(), x.end(), [](float value) { return !std::isfinite(value); });
+  if (bad != x.end()) {
+    throw Error(fmt::format("{}, channel {}: the value is {}; only finite values can be quantized, so look at the run "
+                            "that captured it", place, bad - x.begin(), std::isnan(*bad) ? "NaN" : "infinite"));
+  }
+  constexpr double kUnderflowsF16 = 1.0;  // a norm that underflows F16 is below 6e-8, one that overflows above 65504
+  double squares = 0;
+  for (const float value : x) squares += static_cast<double>(value) * value;
+  const bool underflows = scheme.norm_dtype == DType::kF16 && squares < kUnderflowsF16;
+  throw Error(fmt::format("{}: the norm of the row {} {}; {}", place,
+                          underflows ? "(or of its residual) is not 0 and becomes 0 in" : "overflows",
+                          name_of(scheme.norm_dtype),
+                          scheme.norm_dtype == DType::kF16 ? "use --norm-dtype f32" : "scale the tensor down"));
 }
 
 void decode_rows(const Backend& backend, const Codec& codec, const CodedRows& coded, Decode purpose, DType dtype,

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -61,6 +62,10 @@ std::unique_ptr<Backend> make_cpu_backend();
 /// cannot be coded, or -1. Thread-safe.
 std::int64_t encode_rows(const Backend& backend, const Codec& codec, DType dtype, const void* rows, std::int64_t count,
                          CodedRows& coded);
+
+/// Throws the Error for a row that a backend refused: what stands in `x` [dim], and what to do. `place` begins the
+/// message, such as "dump.safetensors: k.0: head 1, token 7".
+[[noreturn]] void report_refused_row(const std::string& place, const Scheme& scheme, std::span<const float> x);
 
 /// What the decoded rows are for.
 enum class Decode {

@@ -11,13 +11,13 @@
 #include <string_view>
 #include <vector>
 
+#include "lib/cache/kv_options.h"
 #include "lib/dtype.h"
 #include "lib/io/file.h"
 #include "lib/scheme.h"
 
 namespace tq {
 
-enum class KvPart { kKeys, kValues };
 
 /// Where a file keeps its rows, one row a token and head. C and N are the bytes of a row's codes
 /// and of its norm.
