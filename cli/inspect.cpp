@@ -33,7 +33,7 @@ struct Row {
   int dim;
   std::string type;             ///< of the values of a dump, or the bits of a code
   std::string scheme;           ///< empty for a dump
-  std::uint64_t row_bytes;      ///< exact bytes of one token of one head
+  std::uint64_t row_bytes;      ///< exact bytes of one coded token of one head
   std::uint64_t bytes;
   std::map<std::string, std::string> hashes;
 
@@ -62,10 +62,12 @@ void print_rows(const std::vector<Row>& rows) {
   fmt::print("{}", table.format());
 }
 
-Row make_row(const KvFile& file, int layer, const PackedTensor& t) {
-  Row row{layer, t.name.substr(0, 1), t.heads, t.tokens, t.scheme.dim, fmt::format("{} bit", t.scheme.total_bits()), format_scheme(t.scheme),
-          static_cast<std::uint64_t>(t.scheme.row_bytes()), t.bytes(), {}};
-  for (const TensorInfo* tensor : t.streams()) row.hashes[tensor->name] = file.file().metadata().at(hash_key(tensor->name));
+Row make_row(const KvFile& file, int layer, const PackedTensor& t, const PackedHeads& part) {
+  const CacheScheme& scheme = part.scheme;
+  const std::string place = part.heads == t.heads ? t.name.substr(0, 1) : fmt::format("{} h{}", t.name.substr(0, 1), part.first_head);
+  Row row{layer, place, part.heads, t.tokens, t.dim, fmt::format("{:.4g} bit", scheme.average_bits()), format_cache_scheme(scheme),
+          static_cast<std::uint64_t>(scheme.row_bytes()), part.bytes(), {}};
+  for (const TensorInfo* tensor : part.streams) row.hashes[tensor->name] = file.file().metadata().at(hash_key(tensor->name));
   return row;
 }
 
@@ -87,9 +89,9 @@ ExitCode inspect_packed(const Options& options) {
   std::uint64_t source = 0;
   for (const PackedLayer& layer : file.layers()) {
     for (const PackedTensor* t : {&layer.k, &layer.v}) {
-      rows.push_back(make_row(file, layer.index, *t));
-      coded += rows.back().bytes;
-      source += static_cast<std::uint64_t>(t->rows()) * static_cast<std::uint64_t>(t->scheme.dim) * size_of(t->source.dtype);
+      for (const PackedHeads& part : t->parts) rows.push_back(make_row(file, layer.index, *t, part));
+      coded += t->bytes();
+      source += static_cast<std::uint64_t>(t->rows()) * static_cast<std::uint64_t>(t->dim) * size_of(t->source.dtype);
     }
   }
   const std::uint64_t total = file.file().file().size();

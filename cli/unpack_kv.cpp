@@ -143,7 +143,7 @@ ExitCode run(const Options& options) {
             {options.threads.threads, options.force, bar.callback()});
   const std::string rate = bar.finish();
   say(options.quiet, fmt::format("{}: {}; {}, {}", options.output, summary, backend->name(), rate));
-  if (file.layers().front().k.scheme.qjl) {
+  if (file.layers().front().k.parts.front().scheme.rows.qjl) {
     warn("K carries QJL sketches, and what was written is the codes plus the sketch: inner products with it are unbiased, "
          "but it is further from the original keys than the codes alone");
   }

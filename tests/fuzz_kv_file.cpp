@@ -33,10 +33,8 @@ void read_all(const std::string& path) {
   const auto backend = tq::make_cpu_backend("scalar");
   for (const tq::PackedLayer& layer : file.layers()) {
     for (const tq::PackedTensor* tensor : {&layer.k, &layer.v}) {
-      tq::CodedRows coded;
-      std::vector<float> row(static_cast<std::size_t>(tensor->scheme.dim));
-      file.read_rows(*tensor, tensor->rows() - 1, 1, coded);
-      tq::decode_rows(*backend, *tensor->codec, coded, tq::Decode::kInnerProduct, tq::DType::kF32, row.data());
+      const std::int64_t head = tensor->heads - 1;
+      tq::decode_head(*backend, *tensor->part_of(head).codec, file.read_head(*tensor, head), tq::Decode::kInnerProduct);
     }
   }
 }

@@ -50,36 +50,22 @@ TensorSpec parse_source(const std::string& text, const std::string& where) {
   throw Error(fmt::format("{}: cannot read the description of its source: {}", where, quote_name(text)));
 }
 
-/// [heads, tokens, dim], with or without a leading batch of 1.
-bool fits_source(const TensorSpec& source, std::int64_t heads, std::int64_t tokens, int dim) {
+/// [heads, tokens, dim] of a source, with or without a leading batch of 1. Error for any other shape.
+std::vector<std::int64_t> source_shape(const TensorSpec& source, const std::string& where) {
   std::vector<std::int64_t> shape = source.shape;
   if (shape.size() == 4 && shape.front() == 1) shape.erase(shape.begin());
-  return shape == std::vector<std::int64_t>{heads, tokens, dim};
+  if (shape.size() == 3 && shape[0] >= 1 && shape[1] >= 1 && shape[2] >= kMinDim && shape[2] <= kMaxRowDim) return shape;
+  throw Error(fmt::format("{}: the shape of its source is [{}], and it must be [heads, tokens, dim]", where,
+                          fmt::join(source.shape, ", ")));
 }
 
-/// The layer of a metadata key "k.L.scheme", or -1 for any other key ("k.00.scheme" is one).
+/// The layer of a metadata key "k.L.scheme" or "k.L.h0.scheme", or -1 for any other key ("k.00.scheme" is one).
 int layer_of_key(const std::string& key) {
   int layer = -1;
   if (!key.starts_with("k.")) return -1;
   std::from_chars(key.data() + 2, key.data() + key.size(), layer);
-  return layer >= 0 && key == scheme_key(fmt::format("k.{}", layer)) ? layer : -1;
-}
-
-/// The first row of which a pad bit is set, or -1.
-std::int64_t find_pad_bits(const std::vector<std::uint8_t>& rows, int row_bits) {
-  if (row_bits % 8 == 0) return -1;
-  const auto bytes = static_cast<std::size_t>((row_bits + 7) / 8);
-  const auto pad_mask = static_cast<std::uint8_t>(0xff << (row_bits % 8));
-  for (std::size_t end = bytes; end <= rows.size(); end += bytes) {
-    if ((rows[end - 1] & pad_mask) != 0) return static_cast<std::int64_t>(end / bytes) - 1;
-  }
-  return -1;
-}
-
-/// The first norm that is negative or not finite, or -1.
-std::int64_t find_bad_norm(const std::vector<float>& norms) {
-  const auto bad = std::find_if(norms.begin(), norms.end(), [](float n) { return !std::isfinite(n) || std::signbit(n); });
-  return bad == norms.end() ? -1 : bad - norms.begin();
+  const std::string name = fmt::format("k.{}", layer);
+  return layer >= 0 && (key == scheme_key(name) || key == scheme_key(head_name(name, 0))) ? layer : -1;
 }
 
 }  // namespace
@@ -98,6 +84,8 @@ std::string rotation_tensor(const Scheme& scheme) {
 std::string sketch_tensor(const Scheme& scheme) {
   return scheme.qjl ? fmt::format("qjl.d{}-s{}", scheme.dim, *scheme.qjl) : "";
 }
+
+std::string head_name(const std::string& tensor, std::int64_t head) { return fmt::format("{}.h{}", tensor, head); }
 
 std::string format_hash(std::uint64_t hash) { return fmt::format("{:016x}", hash); }
 
@@ -134,11 +122,11 @@ KvFile KvFile::open(const std::string& path) {
                             stored));
   }
 
-  std::map<std::string, std::shared_ptr<const Codec>> codecs;
+  Codecs codecs;
   for (const auto& [key, value] : file.metadata()) {
     if (key.starts_with(kDumpPrefix)) result.dump_metadata_[key.substr(kDumpPrefix.size())] = value;
     const int layer = layer_of_key(key);
-    if (layer < 0) continue;
+    if (layer < 0 || (!result.layers_.empty() && result.layers_.back().index == layer)) continue;
     result.layers_.push_back({layer, result.read_tensor(fmt::format("k.{}", layer), codecs),
                               result.read_tensor(fmt::format("v.{}", layer), codecs)});
     const PackedLayer& last = result.layers_.back();
@@ -149,65 +137,87 @@ KvFile KvFile::open(const std::string& path) {
   if (result.layers_.empty()) throw Error(fmt::format("{}: it has no layer", path));
   std::sort(result.layers_.begin(), result.layers_.end(),
             [](const PackedLayer& a, const PackedLayer& b) { return a.index < b.index; });
+  result.check_names();
+  return result;
+}
 
+void KvFile::check_names() const {
+  const std::string& path = file_.file().path();
   std::set<std::string> known;
   std::set<std::string> sources = {"__metadata__"};
-  for (const PackedLayer& layer : result.layers_) {
+  for (const PackedLayer& layer : layers_) {
     for (const PackedTensor* t : {&layer.k, &layer.v}) {
-      for (const TensorInfo* stream : t->streams()) known.insert(stream->name);
-      known.insert({codebook_tensor(t->scheme), rotation_tensor(t->scheme), sketch_tensor(t->scheme)});
+      for (const PackedHeads& part : t->parts) {
+        for (const TensorInfo* stream : part.streams) known.insert(stream->name);
+        for (const Codec* codec : {part.codec->rows(), part.codec->outliers()}) {
+          if (codec == nullptr) continue;
+          const Scheme& scheme = codec->scheme();
+          known.insert({codebook_tensor(scheme), rotation_tensor(scheme), sketch_tensor(scheme)});
+        }
+      }
       if (!sources.insert(t->source.name).second) {
         throw Error(fmt::format("{}: {}: another tensor has the source name {} too; the file is damaged", path, t->name,
                                 quote_name(t->source.name)));
       }
     }
   }
-  for (const TensorInfo& tensor : file.tensors()) {
+  for (const TensorInfo& tensor : file_.tensors()) {
     if (!known.contains(tensor.name)) {
       throw Error(fmt::format("{}: no scheme speaks of the tensor {}; the file is damaged or newer than this tq", path,
                               quote_name(tensor.name)));
     }
-    metadata_at(file, hash_key(tensor.name));
+    metadata_at(file_, hash_key(tensor.name));
   }
-  return result;
 }
 
-PackedTensor KvFile::read_tensor(const std::string& name,
-                                 std::map<std::string, std::shared_ptr<const Codec>>& codecs) const {
+PackedTensor KvFile::read_tensor(const std::string& name, Codecs& codecs) const {
   const std::string where = at_tensor(file_.file().path(), name);
   PackedTensor t;
   t.name = name;
-  const std::string& scheme_text = metadata_at(file_, scheme_key(name));
-  t.scheme = parse_scheme(scheme_text, where);
   t.source = parse_source(metadata_at(file_, source_key(name)), where);
-  const TensorInfo& codes = file_.at(name + ".codes");
-  if (codes.shape.size() != 3 || codes.shape[0] < 1 || codes.shape[1] < 1) {
-    throw Error(fmt::format("{}.codes: must have the shape [heads, tokens, {}]", where, t.scheme.code_bytes()));
+  const std::vector<std::int64_t> shape = source_shape(t.source, where);
+  t.heads = shape[0];
+  t.tokens = shape[1];
+  t.dim = static_cast<int>(shape[2]);
+  if (file_.metadata().contains(scheme_key(head_name(name, 0)))) {
+    if (file_.metadata().contains(scheme_key(name))) {
+      throw Error(fmt::format("{}: has a scheme, and its head 0 has one too; the file is damaged", where));
+    }
+    for (std::int64_t head = 0; head < t.heads; ++head) t.parts.push_back(read_heads(head_name(name, head), t, head, 1, codecs));
+  } else {
+    t.parts.push_back(read_heads(name, t, 0, t.heads, codecs));
   }
-  t.heads = codes.shape[0];
-  t.tokens = codes.shape[1];
-  t.codes = find_stream(t, ".codes", DType::kU8, {t.heads, t.tokens, t.scheme.code_bytes()});
-  t.norms = find_stream(t, ".norms", t.scheme.norm_dtype, {t.heads, t.tokens});
-  if (t.scheme.qjl) {
-    t.signs = find_stream(t, ".signs", DType::kU8, {t.heads, t.tokens, t.scheme.sign_bytes()});
-    t.residual_norms = find_stream(t, ".residual_norms", t.scheme.norm_dtype, {t.heads, t.tokens});
-  }
-  if (!fits_source(t.source, t.heads, t.tokens, t.scheme.dim)) {
-    throw Error(fmt::format("{}: the shape of its source does not fit [{}, {}, {}]", where, t.heads, t.tokens,
-                            t.scheme.dim));
-  }
-  std::shared_ptr<const Codec>& codec = codecs[scheme_text];
-  if (codec == nullptr) codec = read_codec(t.scheme);
-  t.codec = codec;
   return t;
 }
 
-const TensorInfo* KvFile::find_stream(const PackedTensor& tensor, const std::string& suffix, DType dtype,
-                                      std::vector<std::int64_t> shape) const {
-  const TensorInfo& found = file_.at(tensor.name + suffix);
-  if (found.dtype == dtype && found.shape == shape) return &found;
-  throw Error(fmt::format("{}: {}{}: must be {} [{}] for the scheme '{}'", file_.file().path(), tensor.name, suffix,
-                          name_of(dtype), fmt::join(shape, ", "), format_scheme(tensor.scheme)));
+PackedHeads KvFile::read_heads(const std::string& name, const PackedTensor& tensor, std::int64_t first, std::int64_t count,
+                               Codecs& codecs) const {
+  const std::string where = at_tensor(file_.file().path(), name);
+  const std::string& text = metadata_at(file_, scheme_key(name));
+  PackedHeads part;
+  part.name = name;
+  part.scheme = parse_cache_scheme(text, where);
+  part.first_head = first;
+  part.heads = count;
+  part.tokens = tensor.tokens;
+  if (part.scheme.dim != tensor.dim) {
+    throw Error(fmt::format("{}: the shape of its source has rows of {}, and its scheme rows of {}", where, tensor.dim, part.scheme.dim));
+  }
+  part.specs = list_streams(part.scheme, part.tokens);
+  for (const StreamSpec& spec : part.specs) {
+    std::vector<std::int64_t> shape = spec.shape;
+    shape.insert(shape.begin(), count);
+    const TensorInfo& found = file_.at(name + std::string(spec.suffix));
+    if (found.dtype != spec.dtype || found.shape != shape) {
+      throw Error(fmt::format("{}{}: must be {} [{}] for the scheme '{}'", where, spec.suffix, name_of(spec.dtype),
+                              fmt::join(shape, ", "), text));
+    }
+    part.streams.push_back(&found);
+  }
+  std::shared_ptr<const CacheCodec>& codec = codecs[text];
+  if (codec == nullptr) codec = read_codec(part.scheme);
+  part.codec = codec;
+  return part;
 }
 
 std::vector<float> KvFile::read_table(const std::string& name, const std::vector<std::int64_t>& shape) const {
@@ -222,7 +232,13 @@ std::vector<float> KvFile::read_table(const std::string& name, const std::vector
   return values;
 }
 
-std::shared_ptr<const Codec> KvFile::read_codec(const Scheme& scheme) const {
+std::shared_ptr<const CacheCodec> KvFile::read_codec(const CacheScheme& scheme) const {
+  if (scheme.kind != CacheKind::kTurboQuant) return std::make_shared<const CacheCodec>(scheme);
+  return std::make_shared<const CacheCodec>(scheme, read_row_codec(scheme.rows),
+                                            scheme.outlier_channels > 0 ? read_row_codec(scheme.outlier_rows) : nullptr);
+}
+
+std::shared_ptr<const Codec> KvFile::read_row_codec(const Scheme& scheme) const {
   const std::string where = at_tensor(file_.file().path(), codebook_tensor(scheme));
   Codebook codebook;
   try {
@@ -268,29 +284,16 @@ void KvFile::check_payload(int threads, const Progress& progress) const {
     }
     check_hash(tensor, XXH64_digest(state.get()));
   });
-  parallel_for(threads, 2 * static_cast<std::int64_t>(layers_.size()), [&](std::int64_t i) {
-    const PackedLayer& layer = layers_[static_cast<std::size_t>(i / 2)];
-    check_rows(i % 2 == 0 ? layer.k : layer.v);
-  });
-}
-
-void KvFile::check_rows(const PackedTensor& tensor) const {
-  const Scheme& scheme = tensor.scheme;
-  const std::int64_t step = std::max<std::int64_t>(1, static_cast<std::int64_t>(kChunkBytes) / scheme.row_bytes());
-  CodedRows coded;
-  for (std::int64_t first = 0; first < tensor.rows(); first += step) {
-    read_rows(tensor, first, std::min(step, tensor.rows() - first), coded);
-    const auto refuse = [&](std::int64_t row, const char* problem) {
-      if (row < 0) return;
-      throw Error(fmt::format("{}: {}: head {}, token {}: {}: the file is damaged or was not written by tq",
-                              file_.file().path(), tensor.name, (first + row) / tensor.tokens,
-                              (first + row) % tensor.tokens, problem));
-    };
-    refuse(find_bad_norm(coded.norms), "its norm is negative or not finite");
-    refuse(find_bad_norm(coded.residual_norms), "the norm of its residual is negative or not finite");
-    refuse(find_pad_bits(coded.codes, scheme.dim * scheme.bits), "its pad bits are not zero");
-    refuse(find_pad_bits(coded.signs, scheme.dim), "the pad bits of its signs are not zero");
+  std::vector<std::pair<const PackedTensor*, std::int64_t>> heads;
+  for (const PackedLayer& layer : layers_) {
+    for (const PackedTensor* tensor : {&layer.k, &layer.v}) {
+      for (std::int64_t head = 0; head < tensor->heads; ++head) heads.emplace_back(tensor, head);
+    }
   }
+  parallel_for(threads, static_cast<std::int64_t>(heads.size()), [&](std::int64_t i) {
+    const auto& [tensor, head] = heads[static_cast<std::size_t>(i)];
+    read_head(*tensor, head);
+  });
 }
 
 void KvFile::read_norms(const TensorInfo& tensor, std::int64_t first, std::span<float> norms) const {
@@ -299,27 +302,39 @@ void KvFile::read_norms(const TensorInfo& tensor, std::int64_t first, std::span<
   convert_to_float(tensor.dtype, raw.data(), static_cast<std::int64_t>(norms.size()), norms.data());
 }
 
-void KvFile::read_rows(const PackedTensor& tensor, std::int64_t first, std::int64_t count, CodedRows& coded) const {
-  coded.resize(tensor.scheme, count);
+void KvFile::read_rows(const PackedHeads& heads, std::int64_t first, std::int64_t count, CodedRows& coded) const {
+  coded.resize(heads.scheme.rows, count);
   const auto read_bytes = [&](const TensorInfo& stream, std::vector<std::uint8_t>& rows) {
     const std::uint64_t row_bytes = rows.size() / static_cast<std::uint64_t>(count);
     file_.read(stream, static_cast<std::uint64_t>(first) * row_bytes, std::as_writable_bytes(std::span(rows)));
   };
-  read_bytes(*tensor.codes, coded.codes);
-  read_norms(*tensor.norms, first, coded.norms);
-  if (tensor.signs == nullptr) return;
-  read_bytes(*tensor.signs, coded.signs);
-  read_norms(*tensor.residual_norms, first, coded.residual_norms);
+  read_bytes(*heads.streams[0], coded.codes);
+  read_norms(*heads.streams[1], first, coded.norms);
+  if (!heads.scheme.rows.qjl) return;
+  read_bytes(*heads.streams[2], coded.signs);
+  read_norms(*heads.streams[3], first, coded.residual_norms);
 }
 
-std::vector<const TensorInfo*> PackedTensor::streams() const {
-  if (signs == nullptr) return {codes, norms};
-  return {codes, norms, signs, residual_norms};
+CodedHead KvFile::read_head(const PackedTensor& tensor, std::int64_t head) const {
+  const PackedHeads& part = tensor.part_of(head);
+  StreamBytes bytes;
+  for (std::size_t i = 0; i < part.streams.size(); ++i) {
+    bytes.emplace_back(part.specs[i].bytes());
+    file_.read(*part.streams[i], static_cast<std::uint64_t>(head - part.first_head) * bytes.back().size(), bytes.back());
+  }
+  return from_streams(part.scheme, part.tokens, bytes,
+                      fmt::format("{}: {}: head {}", file_.file().path(), tensor.name, head));
+}
+
+std::uint64_t PackedHeads::bytes() const {
+  std::uint64_t sum = 0;
+  for (const TensorInfo* stream : streams) sum += stream->bytes;
+  return sum;
 }
 
 std::uint64_t PackedTensor::bytes() const {
   std::uint64_t sum = 0;
-  for (const TensorInfo* stream : streams()) sum += stream->bytes;
+  for (const PackedHeads& part : parts) sum += part.bytes();
   return sum;
 }
 

@@ -10,8 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "lib/codec.h"
-#include "lib/coded_rows.h"
+#include "lib/cache/cache_streams.h"
 #include "lib/io/safetensors.h"
 #include "lib/parallel.h"
 
@@ -30,29 +29,41 @@ std::string codebook_tensor(const Scheme& scheme);
 std::string rotation_tensor(const Scheme& scheme);
 /// Empty where the scheme has no QJL sketch.
 std::string sketch_tensor(const Scheme& scheme);
+/// "k.0.h3": head 3 of k.0, where it has a scheme of its own.
+std::string head_name(const std::string& tensor, std::int64_t head);
 
 /// 16 lower-case hexadecimal digits.
 std::string format_hash(std::uint64_t hash);
 /// XXH64 (seed 0) of the header's text without the digits of its own hash. Throws Error if the field is not there.
 std::uint64_t hash_header(std::string_view header, const std::string& where);
 
+/// Heads of K or V that share a scheme: all of them, or one.
+struct PackedHeads {
+  std::string name;             ///< "k.0"; "k.0.h3" where the heads of a layer differ
+  CacheScheme scheme;
+  std::int64_t first_head = 0;
+  std::int64_t heads = 0;
+  std::int64_t tokens = 0;
+  std::vector<StreamSpec> specs;             ///< of one head
+  std::vector<const TensorInfo*> streams;    ///< [heads, ...], in the order of specs
+  std::shared_ptr<const CacheCodec> codec;
+
+  std::int64_t coded_rows() const { return heads * scheme.coded_tokens(tokens); }
+  std::uint64_t bytes() const;
+};
+
 /// K or V of one layer.
 struct PackedTensor {
   std::string name;          ///< "k.0"
-  Scheme scheme;
+  TensorSpec source;         ///< the tensor that went in: name, dtype and shape
   std::int64_t heads = 0;
   std::int64_t tokens = 0;
-  TensorSpec source;         ///< the tensor that went in: name, dtype and shape
-  const TensorInfo* codes = nullptr;           ///< U8 [heads, tokens, code_bytes]
-  const TensorInfo* norms = nullptr;           ///< norm_dtype [heads, tokens]
-  const TensorInfo* signs = nullptr;           ///< U8 [heads, tokens, sign_bytes]; null without QJL
-  const TensorInfo* residual_norms = nullptr;  ///< norm_dtype [heads, tokens]; null without QJL
-  std::shared_ptr<const Codec> codec;
+  int dim = 0;
+  std::vector<PackedHeads> parts;  ///< ascending by head, all heads once
 
   std::int64_t rows() const { return heads * tokens; }
-  /// Those of the four that are there.
-  std::vector<const TensorInfo*> streams() const;
   std::uint64_t bytes() const;
+  const PackedHeads& part_of(std::int64_t head) const { return parts.size() == 1 ? parts.front() : parts[static_cast<std::size_t>(head)]; }
 };
 
 struct PackedLayer {
@@ -77,19 +88,24 @@ class KvFile {
   /// finite. `progress` gets bytes.
   void check_payload(int threads, const Progress& progress = {}) const;
 
-  /// Rows first .. first + count - 1 of a tensor (row = head * tokens + token).
-  void read_rows(const PackedTensor& tensor, std::int64_t first, std::int64_t count, CodedRows& coded) const;
+  /// Rows first .. first + count - 1 (row = head * tokens + token) of heads with a plain scheme.
+  void read_rows(const PackedHeads& heads, std::int64_t first, std::int64_t count, CodedRows& coded) const;
+
+  /// One head, 0 .. heads - 1 of the tensor, whatever its scheme. Error for bytes that no encoder writes.
+  CodedHead read_head(const PackedTensor& tensor, std::int64_t head) const;
 
  private:
   explicit KvFile(SafetensorsFile file) : file_(std::move(file)) {}
-  PackedTensor read_tensor(const std::string& name, std::map<std::string, std::shared_ptr<const Codec>>& codecs) const;
-  const TensorInfo* find_stream(const PackedTensor& tensor, const std::string& suffix, DType dtype,
-                                std::vector<std::int64_t> shape) const;
+  using Codecs = std::map<std::string, std::shared_ptr<const CacheCodec>>;  // by the scheme's text
+  PackedTensor read_tensor(const std::string& name, Codecs& codecs) const;
+  PackedHeads read_heads(const std::string& name, const PackedTensor& tensor, std::int64_t first, std::int64_t count,
+                         Codecs& codecs) const;
   void read_norms(const TensorInfo& tensor, std::int64_t first, std::span<float> norms) const;
-  std::shared_ptr<const Codec> read_codec(const Scheme& scheme) const;
+  std::shared_ptr<const CacheCodec> read_codec(const CacheScheme& scheme) const;
+  std::shared_ptr<const Codec> read_row_codec(const Scheme& scheme) const;
   std::vector<float> read_table(const std::string& name, const std::vector<std::int64_t>& shape) const;
   void check_hash(const TensorInfo& tensor, std::uint64_t hash) const;
-  void check_rows(const PackedTensor& tensor) const;
+  void check_names() const;
 
   SafetensorsFile file_;
   std::vector<PackedLayer> layers_;

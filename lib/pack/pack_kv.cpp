@@ -14,20 +14,23 @@ namespace {
 
 constexpr std::int64_t kChunkBytes = std::int64_t{1} << 20;
 
-/// A run of rows of one tensor: what one thread does at a time.
+/// What one thread does at a time: a run of rows, or a head where the scheme looks at all of its tokens.
 struct Piece {
   const KvPlanItem* item;
-  std::int64_t first;
+  std::int64_t first;  ///< row of the tensor that came
   std::int64_t count;
+  bool whole_head;
 };
 
 std::vector<Piece> cut_into_pieces(const KvPlan& plan) {
   std::vector<Piece> pieces;
   for (const KvPlanItem& item : plan.items) {
-    const auto row_bytes = static_cast<std::int64_t>(item.source->info.bytes) / item.rows();
-    const std::int64_t step = std::max<std::int64_t>(1, kChunkBytes / row_bytes);
+    const bool plain = item.codec->scheme().is_plain();
+    const auto row_bytes = static_cast<std::int64_t>(item.source->info.bytes) / (item.source->heads * item.source->tokens);
+    const std::int64_t step = plain ? std::max<std::int64_t>(1, kChunkBytes / row_bytes) : item.source->tokens;
+    const std::int64_t begin = item.first_head * item.source->tokens;
     for (std::int64_t first = 0; first < item.rows(); first += step) {
-      pieces.push_back({&item, first, std::min(step, item.rows() - first)});
+      pieces.push_back({&item, begin + first, std::min(step, item.rows() - first), !plain});
     }
   }
   return pieces;
@@ -35,7 +38,7 @@ std::vector<Piece> cut_into_pieces(const KvPlan& plan) {
 
 struct Buffers {
   std::vector<std::byte> rows;
-  CodedRows coded;
+  StreamBytes streams;
 };
 
 /// Hashes of the tensors, each fed in order.
@@ -53,23 +56,42 @@ class Hashes {
   std::vector<XXH64_state_t> states_;
 };
 
-}  // namespace
+std::vector<float> widen(const Piece& piece, const std::vector<std::byte>& rows) {
+  std::vector<float> x(static_cast<std::size_t>(piece.count) * static_cast<std::size_t>(piece.item->source->head_dim));
+  convert_to_float(piece.item->source->info.dtype, rows.data(), static_cast<std::int64_t>(x.size()), x.data());
+  return x;
+}
 
-void report_refused_row(const std::string& place, const Scheme& scheme, std::span<const float> x) {
+StreamBytes code_rows(const Backend& backend, const Piece& piece, const std::vector<std::byte>& rows, const std::string& place) {
+  const KvTensor& source = *piece.item->source;
+  const CacheCodec& codec = *piece.item->codec;
+  CodedHead coded;
+  const std::int64_t refused =
+      encode_rows(backend, *codec.rows(), source.info.dtype, rows.data(), piece.count, coded.rows);
+  if (refused < 0) return to_streams(codec.scheme(), coded);
+  const std::int64_t row = piece.first + refused;
+  const auto dim = static_cast<std::size_t>(source.head_dim);
+  const std::vector<float> x = widen(piece, rows);
+  report_refused_row(fmt::format("{}: head {}, token {}", place, row / source.tokens, row % source.tokens),
+                     codec.scheme().rows, std::span(x).subspan(static_cast<std::size_t>(refused) * dim, dim));
+}
+
+StreamBytes code_head(const Backend& backend, const Piece& piece, const std::vector<std::byte>& rows, const std::string& place) {
+  const KvTensor& source = *piece.item->source;
+  const std::vector<float> x = widen(piece, rows);
+  const std::int64_t head = piece.first / source.tokens;
   const auto bad = std::find_if(x.begin(), x.end(), [](float value) { return !std::isfinite(value); });
   if (bad != x.end()) {
-    throw Error(fmt::format("{}, channel {}: the value is {}; only finite values can be quantized, so look at the run "
-                            "that captured it", place, bad - x.begin(), std::isnan(*bad) ? "NaN" : "infinite"));
+    const auto dim = static_cast<std::size_t>(source.head_dim);
+    const auto token = static_cast<std::size_t>(bad - x.begin()) / dim;
+    report_refused_row(fmt::format("{}: head {}, token {}", place, head, token), piece.item->codec->scheme().rows,
+                       std::span(x).subspan(token * dim, dim));
   }
-  constexpr double kUnderflowsF16 = 1.0;  // a norm that underflows F16 is below 6e-8, one that overflows above 65504
-  double squares = 0;
-  for (const float value : x) squares += static_cast<double>(value) * value;
-  const bool underflows = scheme.norm_dtype == DType::kF16 && squares < kUnderflowsF16;
-  throw Error(fmt::format("{}: the norm of the row {} {}; {}", place,
-                          underflows ? "(or of its residual) is not 0 and becomes 0 in" : "overflows",
-                          name_of(scheme.norm_dtype),
-                          scheme.norm_dtype == DType::kF16 ? "use --norm-dtype f32" : "scale the tensor down"));
+  return to_streams(piece.item->codec->scheme(),
+                    encode_head(backend, *piece.item->codec, x, fmt::format("{}: head {}", place, head)));
 }
+
+}  // namespace
 
 void pack_kv(const KvDump& dump, const KvPlan& plan, const Backend& backend, const std::string& path,
              const RunOptions& run) {
@@ -88,38 +110,21 @@ void pack_kv(const KvDump& dump, const KvPlan& plan, const Backend& backend, con
   const auto encode_piece = [&](std::int64_t index, int worker) {
     const Piece& piece = pieces[static_cast<std::size_t>(index)];
     const KvTensor& source = *piece.item->source;
-    const auto row_bytes = source.info.bytes / static_cast<std::uint64_t>(piece.item->rows());
     Buffers& b = buffers[static_cast<std::size_t>(worker)];
+    const auto row_bytes = source.info.bytes / static_cast<std::uint64_t>(source.heads * source.tokens);
     b.rows.resize(static_cast<std::size_t>(piece.count) * row_bytes);
     dump.file().read(source.info, static_cast<std::uint64_t>(piece.first) * row_bytes, b.rows);
-    const Codec& codec = *piece.item->codec;
-    const std::int64_t refused = encode_rows(backend, codec, source.info.dtype, b.rows.data(), piece.count, b.coded);
-    if (refused < 0) return;
-    std::vector<float> x(static_cast<std::size_t>(source.head_dim));
-    convert_to_float(source.info.dtype, b.rows.data() + static_cast<std::uint64_t>(refused) * row_bytes, source.head_dim,
-                     x.data());
-    const std::int64_t row = piece.first + refused;
-    report_refused_row(fmt::format("{}: {}: head {}, token {}", dump.file().file().path(), quote_name(source.info.name),
-                                   row / source.tokens, row % source.tokens), codec.scheme(), x);
+    const std::string place = fmt::format("{}: {}", dump.file().file().path(), quote_name(source.info.name));
+    b.streams = piece.whole_head ? code_head(backend, piece, b.rows, place) : code_rows(backend, piece, b.rows, place);
   };
   const auto write_piece = [&](std::int64_t index, int worker) {
     const Piece& piece = pieces[static_cast<std::size_t>(index)];
     const Buffers& b = buffers[static_cast<std::size_t>(worker)];
-    const Scheme& scheme = piece.item->codec->scheme();
-    const auto first = static_cast<std::uint64_t>(piece.first);
-    const auto put_bytes = [&](std::size_t tensor, const std::vector<std::uint8_t>& rows, int row_bytes) {
-      put(tensor, first * static_cast<std::uint64_t>(row_bytes), std::as_bytes(std::span(rows)));
-    };
-    const auto put_norms = [&](std::size_t tensor, const std::vector<float>& norms) {
-      std::vector<std::byte> stored(norms.size() * size_of(scheme.norm_dtype));
-      convert_from_float(norms.data(), static_cast<std::int64_t>(norms.size()), scheme.norm_dtype, stored.data());
-      put(tensor, first * size_of(scheme.norm_dtype), stored);
-    };
-    put_bytes(piece.item->codes, b.coded.codes, scheme.code_bytes());
-    put_norms(piece.item->norms, b.coded.norms);
-    if (scheme.qjl) {
-      put_bytes(piece.item->signs, b.coded.signs, scheme.sign_bytes());
-      put_norms(piece.item->residual_norms, b.coded.residual_norms);
+    const KvPlanItem& item = *piece.item;
+    const auto first = static_cast<std::uint64_t>(piece.first - item.first_head * item.source->tokens);
+    const auto tokens = static_cast<std::uint64_t>(item.source->tokens);
+    for (std::size_t i = 0; i < b.streams.size(); ++i) {
+      put(item.streams[i], first * item.specs[i].bytes() / tokens, b.streams[i]);
     }
     if (run.progress) run.progress(b.rows.size());
   };

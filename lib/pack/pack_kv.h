@@ -28,8 +28,4 @@ void unpack_kv(const KvFile& file, std::optional<DType> dtype, const Backend& ba
 /// Bytes of the file that unpack_kv() writes.
 std::uint64_t unpacked_bytes(const KvFile& file, std::optional<DType> dtype);
 
-/// Throws the Error for a row that a backend refused: what stands in `x` [dim], and what to do. `place` begins the
-/// message, such as "dump.safetensors: k.0: head 1, token 7".
-[[noreturn]] void report_refused_row(const std::string& place, const Scheme& scheme, std::span<const float> x);
-
 }  // namespace tq

@@ -29,13 +29,16 @@ class KvPlanner {
                       {"format_version", std::string(kKvFormatVersion)},
                       {std::string(kHeaderHashKey), kHashPlaceholder},
                       {"tool", "tq " TQ_VERSION}};
-    for (const KvLayer& layer : dump.layers()) {
-      add_item(fmt::format("k.{}", layer.index), layer.k, options.key_scheme(layer.k.head_dim));
-      add_item(fmt::format("v.{}", layer.index), layer.v, options.value_scheme(layer.v.head_dim));
+    for (std::size_t i = 0; i < dump.layers().size(); ++i) {
+      const KvLayer& layer = dump.layers()[i];
+      const LayerPlace place{layer.index, i, dump.layers().size()};
+      add_tensor_of(fmt::format("k.{}", layer.index), layer.k, KvPart::kKeys, place, options);
+      add_tensor_of(fmt::format("v.{}", layer.index), layer.v, KvPart::kValues, place, options);
     }
-    // Tables, norms, codes: so every F32 and F16 tensor starts at a multiple of its element.
-    for (KvPlanItem& item : plan_.items) add_norms(item);
-    for (KvPlanItem& item : plan_.items) add_codes(item);
+    // Tables first, then what has the largest elements: so every tensor starts at a multiple of its element.
+    for (const std::size_t size : {4, 2, 1}) {
+      for (KvPlanItem& item : plan_.items) add_streams(item, size);
+    }
     for (const TensorSpec& tensor : plan_.tensors) plan_.metadata.emplace_back(hash_key(tensor.name), kHashPlaceholder);
     for (const auto& [key, value] : dump.metadata()) plan_.metadata.emplace_back("dump." + key, value);
     // From here on every offset is fixed.
@@ -44,40 +47,57 @@ class KvPlanner {
   }
 
  private:
-  void add_item(const std::string& name, const KvTensor& source, const Scheme& scheme) {
-    KvPlanItem item{name, &source, find_codec(scheme)};
-    plan_.metadata.emplace_back(scheme_key(name), format_scheme(scheme));
+  void add_tensor_of(const std::string& name, const KvTensor& source, KvPart part, const LayerPlace& place,
+                     const KvSchemeOptions& options) {
+    if (!options.differs_by_head(part, place)) {
+      add_item(name, source, 0, source.heads, options.scheme_of(part, place, 0, source.head_dim, source.info.dtype), options.effort);
+    } else {
+      for (std::int64_t head = 0; head < source.heads; ++head) {
+        add_item(head_name(name, head), source, head, 1,
+                 options.scheme_of(part, place, head, source.head_dim, source.info.dtype), options.effort);
+      }
+    }
     plan_.metadata.emplace_back(source_key(name), format_source(source.info));
     plan_.input_bytes += source.info.bytes;
-    plan_.items.push_back(std::move(item));
   }
 
-  void add_norms(KvPlanItem& item) {
-    const Scheme& scheme = item.codec->scheme();
-    const std::vector<std::int64_t> shape = {item.source->heads, item.source->tokens};
-    item.norms = add_tensor(item.name + ".norms", scheme.norm_dtype, shape);
-    if (scheme.qjl) item.residual_norms = add_tensor(item.name + ".residual_norms", scheme.norm_dtype, shape);
+  void add_item(const std::string& name, const KvTensor& source, std::int64_t first, std::int64_t heads,
+                const CacheScheme& scheme, int effort) {
+    plan_.metadata.emplace_back(scheme_key(name), format_cache_scheme(scheme));
+    std::vector<StreamSpec> specs = list_streams(scheme, source.tokens);
+    std::vector<std::size_t> streams(specs.size());
+    plan_.items.push_back({name, &source, first, heads, find_codec(scheme, effort), std::move(specs), std::move(streams)});
   }
 
-  void add_codes(KvPlanItem& item) {
-    const Scheme& scheme = item.codec->scheme();
-    const std::int64_t heads = item.source->heads;
-    const std::int64_t tokens = item.source->tokens;
-    item.codes = add_tensor(item.name + ".codes", DType::kU8, {heads, tokens, scheme.code_bytes()});
-    if (scheme.qjl) item.signs = add_tensor(item.name + ".signs", DType::kU8, {heads, tokens, scheme.sign_bytes()});
+  /// Those whose elements have `size` bytes; the norms of an item stand before its other streams.
+  void add_streams(KvPlanItem& item, std::size_t size) {
+    for (std::size_t i = 0; i < item.specs.size(); ++i) {
+      const StreamSpec& spec = item.specs[i];
+      if (size_of(spec.dtype) != size) continue;
+      std::vector<std::int64_t> shape = spec.shape;
+      shape.insert(shape.begin(), item.heads);
+      item.streams[i] = add_tensor(item.name + std::string(spec.suffix), spec.dtype, std::move(shape));
+    }
   }
 
   /// The codec of a scheme; its tables join the plan when it is first seen.
-  std::shared_ptr<const Codec> find_codec(const Scheme& scheme) {
-    std::shared_ptr<const Codec>& codec = codecs_[format_scheme(scheme)];
+  std::shared_ptr<const CacheCodec> find_codec(const CacheScheme& scheme, int effort) {
+    std::shared_ptr<const CacheCodec>& codec = codecs_[format_cache_scheme(scheme)];
     if (codec != nullptr) return codec;
-    codec = std::make_shared<const Codec>(scheme);
-    const Codebook& book = codec->codebook();
-    add_table(codebook_tensor(scheme), {1 << book.bits}, {book.levels, book.levels + (1 << book.bits)});
-    const std::int64_t order = codec->rotation().matrix_order();
-    if (order > 0) add_table(rotation_tensor(scheme), {order, order}, codec->rotation().matrix());
-    if (scheme.qjl) add_table(sketch_tensor(scheme), {scheme.dim, scheme.dim}, codec->sketch_matrix());
+    codec = std::make_shared<const CacheCodec>(scheme, effort);
+    for (const Codec* rows : {codec->rows(), codec->outliers()}) {
+      if (rows != nullptr) add_tables(*rows);
+    }
     return codec;
+  }
+
+  void add_tables(const Codec& codec) {
+    const Scheme& scheme = codec.scheme();
+    const Codebook& book = codec.codebook();
+    add_table(codebook_tensor(scheme), {1 << book.bits}, {book.levels, book.levels + (1 << book.bits)});
+    const std::int64_t order = codec.rotation().matrix_order();
+    if (order > 0) add_table(rotation_tensor(scheme), {order, order}, codec.rotation().matrix());
+    if (scheme.qjl) add_table(sketch_tensor(scheme), {scheme.dim, scheme.dim}, codec.sketch_matrix());
   }
 
   void add_table(const std::string& name, std::vector<std::int64_t> shape, std::vector<float> values) {
@@ -92,29 +112,10 @@ class KvPlanner {
   }
 
   KvPlan plan_;
-  std::map<std::string, std::shared_ptr<const Codec>> codecs_;
+  std::map<std::string, std::shared_ptr<const CacheCodec>> codecs_;
 };
 
 }  // namespace
-
-Scheme KvSchemeOptions::key_scheme(int dim) const {
-  constexpr std::uint32_t kSketchSeedOffset = 1000;  // as the published systems: seed 42 and 1042
-  if (qjl_keys && k_bits < 2) {
-    throw UsageError("--qjl-keys takes one bit of K for the sketch: K needs at least 2 bits");
-  }
-  Scheme scheme = default_scheme(qjl_keys ? k_bits - 1 : k_bits, dim, rotation, k_seed);
-  scheme.norm = norm;
-  scheme.norm_dtype = norm_dtype;
-  if (qjl_keys) scheme.qjl = k_seed + kSketchSeedOffset;
-  return scheme;
-}
-
-Scheme KvSchemeOptions::value_scheme(int dim) const {
-  Scheme scheme = default_scheme(v_bits, dim, rotation, v_seed);
-  scheme.norm = norm;
-  scheme.norm_dtype = norm_dtype;
-  return scheme;
-}
 
 KvPlan plan_kv(const KvDump& dump, const KvSchemeOptions& options) { return KvPlanner().make(dump, options); }
 

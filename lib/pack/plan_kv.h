@@ -5,39 +5,23 @@
 #include <memory>
 #include <vector>
 
-#include "lib/codec.h"
+#include "lib/cache/cache_streams.h"
+#include "lib/cache/kv_options.h"
 #include "lib/io/kv_dump.h"
 
 namespace tq {
 
-/// What the user asks of K and V alike, or of each; the schemes follow from it and from the dump's dims.
-struct KvSchemeOptions {
-  int k_bits = 4;  ///< 1..8, the bit of the sketch included
-  int v_bits = 4;  ///< 1..8
-  RotationKind rotation = RotationKind::kRht2;
-  std::uint32_t k_seed = kDefaultSeed;
-  std::uint32_t v_seed = kDefaultSeed;
-  NormMode norm = NormMode::kRaw;
-  DType norm_dtype = DType::kF32;
-  bool qjl_keys = false;  ///< K: one bit less for the codes, one for the sketch of the residual (k_bits >= 2)
-
-  /// Throw UsageError for bits that leave no code.
-  Scheme key_scheme(int dim) const;
-  Scheme value_scheme(int dim) const;
-};
-
-
-/// One tensor of the dump on its way into the file.
+/// Heads of a tensor of the dump that share a scheme, on their way into the file: all of them, or one.
 struct KvPlanItem {
-  std::string name;                    ///< "k.0"
-  const KvTensor* source = nullptr;    ///< points into the dump
-  std::shared_ptr<const Codec> codec;  ///< shared by the tensors with the same scheme
-  std::size_t codes = 0;               ///< index into KvPlan::tensors
-  std::size_t norms = 0;
-  std::size_t signs = 0;               ///< of a scheme with QJL
-  std::size_t residual_norms = 0;
+  std::string name;                         ///< "k.0", "k.0.h3"
+  const KvTensor* source = nullptr;         ///< points into the dump
+  std::int64_t first_head = 0;
+  std::int64_t heads = 0;
+  std::shared_ptr<const CacheCodec> codec;  ///< shared by the items with the same scheme
+  std::vector<StreamSpec> specs;            ///< of one head
+  std::vector<std::size_t> streams;         ///< indices into KvPlan::tensors, in the order of specs
 
-  std::int64_t rows() const { return source->heads * source->tokens; }
+  std::int64_t rows() const { return heads * source->tokens; }
 };
 
 /// A table that travels in the file: a codebook's levels, a rotation's matrix, a sketch's.

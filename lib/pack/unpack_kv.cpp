@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "lib/convert.h"
 #include "lib/error.h"
 #include "lib/pack/pack_kv.h"
 
@@ -39,11 +40,43 @@ void check_finite(const KvFile& file, const PackedTensor& tensor, DType dtype, s
     std::uint16_t bits = 0;
     std::memcpy(&bits, rows.data() + 2 * i, 2);
     if ((bits & 0x7fff) < infinity) continue;
-    const std::int64_t row = first + static_cast<std::int64_t>(i) / tensor.scheme.dim;
+    const std::int64_t row = first + static_cast<std::int64_t>(i) / tensor.dim;
     throw Error(fmt::format("{}: {}: head {}, token {}: a reconstructed value is too large for {}; use --dtype {}",
                             file.file().file().path(), tensor.name, row / tensor.tokens, row % tensor.tokens,
                             name_of(dtype), dtype == DType::kF16 ? "bf16 or f32" : "f32"));
   }
+}
+
+/// What one thread does at a time: a run of rows, or a head where its scheme is more than rows.
+struct Piece {
+  const PackedHeads* heads;
+  std::int64_t first;  ///< row of the tensor
+  std::int64_t count;
+};
+
+std::vector<Piece> cut_into_pieces(const PackedTensor& tensor, std::int64_t row_bytes) {
+  std::vector<Piece> pieces;
+  for (const PackedHeads& part : tensor.parts) {
+    const std::int64_t step = part.scheme.is_plain() ? std::max<std::int64_t>(1, kChunkBytes / row_bytes) : tensor.tokens;
+    const std::int64_t begin = part.first_head * tensor.tokens;
+    const std::int64_t end = begin + part.heads * tensor.tokens;
+    for (std::int64_t first = begin; first < end; first += step) pieces.push_back({&part, first, std::min(step, end - first)});
+  }
+  return pieces;
+}
+
+void decode_piece(const KvFile& file, const PackedTensor& tensor, const Piece& piece, const Backend& backend, DType dtype,
+                  std::byte* out) {
+  const PackedHeads& part = *piece.heads;
+  if (part.scheme.is_plain()) {
+    CodedRows coded;
+    file.read_rows(part, piece.first - part.first_head * tensor.tokens, piece.count, coded);
+    decode_rows(backend, *part.codec->rows(), coded, Decode::kInnerProduct, dtype, out);
+    return;
+  }
+  const std::vector<float> rows =
+      decode_head(backend, *part.codec, file.read_head(tensor, piece.first / tensor.tokens), Decode::kInnerProduct);
+  convert_from_float(rows.data(), static_cast<std::int64_t>(rows.size()), dtype, out);
 }
 
 }  // namespace
@@ -63,18 +96,16 @@ void unpack_kv(const KvFile& file, std::optional<DType> dtype, const Backend& ba
   for (std::size_t index = 0; index < tensors.size(); ++index) {
     const PackedTensor& tensor = *tensors[index];
     const DType type = dtype.value_or(tensor.source.dtype);
-    const auto row_bytes = static_cast<std::int64_t>(size_of(type)) * tensor.scheme.dim;
-    const std::int64_t step = std::max<std::int64_t>(1, kChunkBytes / row_bytes);
-    parallel_for(run.threads, (tensor.rows() + step - 1) / step, [&](std::int64_t piece) {
-      const std::int64_t first = piece * step;
-      const std::int64_t count = std::min(step, tensor.rows() - first);
-      CodedRows coded;
-      std::vector<std::byte> rows(static_cast<std::size_t>(count * row_bytes));
-      file.read_rows(tensor, first, count, coded);
-      decode_rows(backend, *tensor.codec, coded, Decode::kInnerProduct, type, rows.data());
-      check_finite(file, tensor, type, first, rows);
-      writer.write(index, static_cast<std::uint64_t>(first * row_bytes), rows);
-      if (run.progress) run.progress(static_cast<std::uint64_t>(count * tensor.scheme.row_bytes()));
+    const auto row_bytes = static_cast<std::int64_t>(size_of(type)) * tensor.dim;
+    const std::vector<Piece> pieces = cut_into_pieces(tensor, row_bytes);
+    const std::uint64_t bytes_of_row = tensor.bytes() / static_cast<std::uint64_t>(tensor.rows());
+    parallel_for(run.threads, static_cast<std::int64_t>(pieces.size()), [&](std::int64_t i) {
+      const Piece& piece = pieces[static_cast<std::size_t>(i)];
+      std::vector<std::byte> rows(static_cast<std::size_t>(piece.count * row_bytes));
+      decode_piece(file, tensor, piece, backend, type, rows.data());
+      check_finite(file, tensor, type, piece.first, rows);
+      writer.write(index, static_cast<std::uint64_t>(piece.first * row_bytes), rows);
+      if (run.progress) run.progress(static_cast<std::uint64_t>(piece.count) * bytes_of_row);
     });
   }
   writer.commit();

@@ -9,6 +9,7 @@
 #include <functional>
 #include <limits>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <unordered_map>
 
@@ -21,7 +22,7 @@ namespace {
 
 constexpr std::int64_t kPieceValues = std::int64_t{1} << 18;
 
-/// A tensor of one side. `unit` values are read at a time at least: a row of a KV file, else one value.
+/// A tensor of one side. `unit` values are read at a time at least: a row or a head of a KV file, else one value.
 struct Side {
   std::string type;
   std::vector<std::int64_t> shape;
@@ -72,16 +73,27 @@ void list_kv(Collection& c, const Backend& backend) {
   for (const PackedLayer& layer : c.kv->layers()) {
     for (const PackedTensor* tensor : {&layer.k, &layer.v}) {
       Side side;
-      side.type = format_scheme(tensor->scheme);
+      side.type = format_cache_scheme(tensor->parts.front().scheme) + (tensor->parts.size() > 1 ? " (by head)" : "");
       side.shape = tensor->source.shape;
-      side.values = tensor->rows() * tensor->scheme.dim;
-      side.unit = tensor->scheme.dim;
+      side.values = tensor->rows() * tensor->dim;
+      const PackedHeads& part = tensor->parts.front();
+      const bool by_row = tensor->parts.size() == 1 && part.scheme.is_plain();
+      side.unit = by_row ? tensor->dim : tensor->tokens * tensor->dim;
       const KvFile* file = &*c.kv;
-      side.read = [file, tensor, &backend](std::int64_t first, std::int64_t count, float* out) {
-        const int dim = tensor->scheme.dim;
-        CodedRows coded;
-        file->read_rows(*tensor, first / dim, count / dim, coded);
-        decode_rows(backend, *tensor->codec, coded, Decode::kInnerProduct, DType::kF32, out);
+      side.read = [file, tensor, by_row, &backend](std::int64_t first, std::int64_t count, float* out) {
+        if (by_row) {
+          CodedRows coded;
+          file->read_rows(tensor->parts.front(), first / tensor->dim, count / tensor->dim, coded);
+          decode_rows(backend, *tensor->parts.front().codec->rows(), coded, Decode::kInnerProduct, DType::kF32, out);
+          return;
+        }
+        const std::int64_t size = tensor->tokens * tensor->dim;
+        for (std::int64_t at = 0; at < count; at += size) {
+          const std::int64_t head = (first + at) / size;
+          const std::vector<float> rows = decode_head(backend, *tensor->part_of(head).codec, file->read_head(*tensor, head),
+                                                      Decode::kInnerProduct);
+          std::copy(rows.begin(), rows.end(), out + at);
+        }
       };
       c.add(tensor->name, std::move(side));
     }
@@ -158,7 +170,8 @@ TensorDiff compare_tensors(const std::string& name, const Side& a, const Side& b
     diff.state = DiffState::kShape;
     return diff;
   }
-  const std::int64_t step = std::max<std::int64_t>(1, kPieceValues / a.unit) * a.unit;
+  const std::int64_t unit = std::lcm(a.unit, b.unit);
+  const std::int64_t step = std::max<std::int64_t>(1, kPieceValues / unit) * unit;
   Part sum;
   const auto count = (a.values + step - 1) / step;
   std::vector<Part> parts(static_cast<std::size_t>(std::max(threads, 1)));
