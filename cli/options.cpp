@@ -4,6 +4,7 @@
 
 #include <charconv>
 #include <cmath>
+#include <tuple>
 
 #include "lib/error.h"
 #include "lib/parallel.h"
@@ -31,7 +32,7 @@ void SchemeOptions::declare(CLI::App& app) {
           ->check(CLI::IsMember({"rht2", "rht1", "qr", "identity"})));
   add(app.add_option("--k-seed", scheme_.k_seed, "seed of the rotation of K, 0..2^32-1"));
   add(app.add_option("--v-seed", scheme_.v_seed, "seed of the rotation of V, 0..2^32-1"));
-  add(app.add_option("--norm", norm_,
+  given_norm_ = add(app.add_option("--norm", norm_,
                      "what is stored as a row's norm: raw; corrected (the reconstruction keeps the norm); least-squares")
           ->check(CLI::IsMember({"raw", "corrected", "least-squares"})));
   add(app.add_option("--norm-dtype", norm_dtype_, "type of the norms: f32 (4 bytes a row) or f16 (2 bytes, 6e-8 to 65504)")
@@ -39,7 +40,49 @@ void SchemeOptions::declare(CLI::App& app) {
   add(app.add_flag("--qjl-keys", scheme_.qjl_keys,
                    "K: one bit less for the codes, and a sign sketch of the residual (TurboQuant_prod) for unbiased inner "
                    "products; at equal bits it is worse for softmax attention"));
+  add(app.add_option("--effort", scheme_.effort, "of the encoder, 0..3: 0 takes the nearest level, 1 to 3 search each row's scale, "
+                                                 "with least-squares norms: better codes for the same decoder, slower")->check(CLI::Range(0, 3)));
+  const auto remedy = [&](CLI::Option* option) {
+    all_.push_back(option->group("Remedies (docs/verification.md)"));
+    return option;
+  };
+  remedy(app.add_flag("--k-center", scheme_.center_keys,
+                      "subtract from K its mean over the tokens, a head and channel, before coding; 2 bytes a channel and head"));
+  remedy(app.add_option("--outlier-channels", outliers_, "C:BITS, the C channels of each head with the most energy have BITS bits, "
+                                                         "more than the others, and a rotation of their own; K and V")
+             ->type_name("C:BITS"));
+  remedy(app.add_option("--boundary-layers", boundary_, "N[:BITS], the first N and the last N layers have BITS bits, 1..8, or 16: "
+                                                        "kept as they are (default 16)")->type_name("N[:BITS]"));
+  remedy(app.add_option("--sink-tokens", scheme_.sinks, "the first S tokens are kept in 16 bits, 0..1048576")
+             ->check(CLI::Range(0, kMaxExactTokens)));
+  remedy(app.add_option("--residual-window", scheme_.recent, "the newest W tokens are kept in 16 bits, 0..1048576")
+             ->check(CLI::Range(0, kMaxExactTokens)));
+  remedy(app.add_option("--group-values", scheme_.group_values,
+                        "V: minimum and step of each G channels of a token, both F16, in place of TurboQuant, as KIVI; G divides the "
+                        "channels of V, 8..1024")->check(CLI::Range(kMinDim, kMaxRowDim))->default_str(""));
+  remedy(app.add_option("--scheme", scheme_file_, "a file with bits for single layers and heads, as tq plan writes it; it wins over "
+                                                  "--boundary-layers and, where it has k_bits and v_bits, over --bits")
+             ->type_name("FILE"));
 }
+
+namespace {
+
+/// "32:3" in two whole numbers; the second is `otherwise` where it is left out.
+std::pair<int, int> parse_pair(const char* option, const std::string& text, std::optional<int> otherwise) {
+  const std::size_t colon = text.find(':');
+  const auto number = [&](const std::string& part) {
+    int value = 0;
+    const auto [end, error] = std::from_chars(part.data(), part.data() + part.size(), value);
+    if (error != std::errc() || end != part.data() + part.size() || value < 0) {
+      throw UsageError(fmt::format("{} {}: give two whole numbers with a colon between, such as 32:3", option, text));
+    }
+    return value;
+  };
+  if (colon == std::string::npos && otherwise) return {number(text), *otherwise};
+  return {number(text.substr(0, colon)), number(colon == std::string::npos ? "" : text.substr(colon + 1))};
+}
+
+}  // namespace
 
 KvSchemeOptions SchemeOptions::resolve() const {
   KvSchemeOptions scheme = scheme_;
@@ -47,7 +90,22 @@ KvSchemeOptions SchemeOptions::resolve() const {
   scheme.rotation = parse_rotation(rotation_);
   scheme.norm = parse_norm_mode(norm_);
   scheme.norm_dtype = norm_dtype_ == "f16" ? DType::kF16 : DType::kF32;
-  scheme.key_scheme(kMinDim);  // refuses what can never be met
+  if (scheme.effort > 0 && given_norm_->count() == 0) scheme.norm = NormMode::kLeastSquares;
+  if (!outliers_.empty()) {
+    std::tie(scheme.outlier_channels, scheme.outlier_bits) = parse_pair("--outlier-channels", outliers_, std::nullopt);
+    const bool fits = scheme.outlier_channels >= kMinDim && scheme.outlier_channels <= kMaxRowDim - kMinDim &&
+                      scheme.outlier_bits >= kMinBits && scheme.outlier_bits <= kMaxBits;
+    if (!fits) throw UsageError(fmt::format("--outlier-channels {}: C is {}..{} and BITS 1..8", outliers_, kMinDim, kMaxRowDim - kMinDim));
+  }
+  if (!boundary_.empty()) {
+    std::tie(scheme.boundary_layers, scheme.boundary_bits) = parse_pair("--boundary-layers", boundary_, kExactBits);
+    const int bits = scheme.boundary_bits;
+    if (bits != kExactBits && (bits < kMinBits || bits > kMaxBits)) {
+      throw UsageError(fmt::format("--boundary-layers {}: BITS is 1..8, or 16 for rows that are kept", boundary_));
+    }
+  }
+  if (!scheme_file_.empty()) read_scheme_file(scheme_file_, scheme);
+  scheme.check();
   return scheme;
 }
 

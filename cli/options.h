@@ -6,11 +6,11 @@
 #include <string>
 #include <vector>
 
-#include "lib/pack/plan_kv.h"
+#include "lib/cache/kv_options.h"
 
 namespace tq::cli {
 
-/// --bits | --k-bits --v-bits, --rotation, --k-seed, --v-seed, --norm, --norm-dtype, --qjl-keys.
+/// --bits | --k-bits --v-bits, --rotation, --k-seed, --v-seed, --norm, --norm-dtype, --qjl-keys, --effort, and the remedies.
 class SchemeOptions {
  public:
   void declare(CLI::App& app);
@@ -25,7 +25,9 @@ class SchemeOptions {
   std::string rotation_ = "rht2";
   std::string norm_ = "raw";
   std::string norm_dtype_ = "f32";
+  std::string outliers_, boundary_, scheme_file_;
   CLI::Option* given_k_bits_ = nullptr;
+  CLI::Option* given_norm_ = nullptr;
   std::vector<const CLI::Option*> all_;
 };
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 
@@ -18,10 +19,10 @@ std::string general(double value) { return std::isfinite(value) ? fmt::format("{
 std::vector<std::string> part_row(const std::string& place, char part, const PartNumbers& n) {
   return {place,
           std::string(1, part),
-          std::to_string(n.bits),
+          fmt::format("{:.4g}", n.average_bits),
           general(n.relative_mse),
           fixed(n.mse_ratio, 3),
-          fmt::format("{}..{}", fixed(n.other_seeds_min, 3), fixed(n.other_seeds_max, 3)),
+          std::isfinite(n.other_seeds_min) ? fmt::format("{}..{}", fixed(n.other_seeds_min, 3), fixed(n.other_seeds_max, 3)) : "-",
           fixed(n.bound_ratio, 3),
           fixed(n.bits_lost, 3),
           fixed(n.cosine_flattened, 5),
@@ -107,6 +108,20 @@ std::string describe_source(const VerifyReport& report) {
   return report.source_path;
 }
 
+/// A line for each scheme; the layers only where there are several.
+std::string describe_schemes(const VerifyReport& report) {
+  std::string text;
+  for (const char part : {'k', 'v'}) {
+    const auto uses = std::count_if(report.schemes.begin(), report.schemes.end(), [&](const SchemeUse& u) { return u.part == part; });
+    for (const SchemeUse& use : report.schemes) {
+      if (use.part != part) continue;
+      text += fmt::format("{}        {}{}\n", part == 'k' ? 'K' : 'V', use.scheme,
+                          uses == 1 ? "" : fmt::format("  (layers {})", fmt::join(use.layers, ", ")));
+    }
+  }
+  return text;
+}
+
 std::string describe_verdict(const VerifyReport& report) {
   switch (report.verdict) {
     case Verdict::kPass: return "PASS: every gate passed, and every control was caught";
@@ -119,9 +134,9 @@ std::string describe_verdict(const VerifyReport& report) {
 }  // namespace
 
 std::string format_report_table(const VerifyReport& report, bool per_head) {
-  std::string text = fmt::format("Model    {}\nSource   {}\n{}K        {}\nV        {}\nBytes    {} -> {} ({:.2f}x)\n\n",
-                                 report.model, describe_source(report), describe_model(report), format_scheme(report.k_scheme),
-                                 format_scheme(report.v_scheme), format_count(report.dump_bytes),
+  std::string text = fmt::format("Model    {}\nSource   {}\n{}{}Bytes    {} -> {} ({:.2f}x)\n\n",
+                                 report.model, describe_source(report), describe_model(report), describe_schemes(report),
+                                 format_count(report.dump_bytes),
                                  format_count(report.packed_bytes),
                                  static_cast<double>(report.dump_bytes) / static_cast<double>(report.packed_bytes));
   text += format_codec(report, per_head) + "\n" + format_attention(report, per_head) + "\n" + format_gates(report) + "\n";

@@ -241,7 +241,7 @@ class Schema(InFolder):
         report = next(self.reports())[1]
         report["layers"], report["gates"] = report["layers"][:1], report["gates"][:1]
         report["layers"][0]["heads"] = report["layers"][0]["heads"][:1]
-        optional = {"permuted_tokens", "one_bit"}
+        optional = {"permuted_tokens", "one_bit", "other_seed"}
         count = len(list(objects_of(report)))
         self.assertGreater(count, 20)
         for i in range(count):

@@ -113,7 +113,17 @@ class Attention {
     for (std::int64_t i = 0; i < queries; ++i)
       measure_query(head, i, position + i, keys.first, stats);
     o_.noalias() = p_.leftCols(keys.count()) * v_.middleRows(keys.first, keys.count());
+    if (in_.recent > 0) {  // the weights of the newest tokens move to the exact values
+      p_new_.setZero(queries, keys.count());
+      for (std::int64_t i = 0; i < queries; ++i) {
+        const std::int64_t newest = std::min(in_.recent, position + i - keys.first + 1);
+        const std::int64_t first = position + i + 1 - newest - keys.first;
+        p_new_.row(i).segment(first, newest) = p_hat_.row(i).segment(first, newest);
+        p_hat_.row(i).segment(first, newest).setZero();
+      }
+    }
     o_hat_.noalias() = p_hat_.leftCols(keys.count()) * v_hat_.middleRows(keys.first, keys.count());
+    if (in_.recent > 0) o_hat_.noalias() += p_new_ * v_.middleRows(keys.first, keys.count());
     const auto width = static_cast<std::size_t>(in_.d_v);
     for (std::int64_t i = 0; i < queries; ++i) {
       stats.add_output({o_.row(i).data(), width}, {o_hat_.row(i).data(), width});
@@ -130,6 +140,8 @@ class Attention {
     const std::span<double> logits_hat(logits_hat_.data(), count);
     finish_logits(in_, products_.row(row).data() + column, logits);
     finish_logits(in_, products_hat_.row(row).data() + column, logits_hat);
+    const auto newest = static_cast<std::ptrdiff_t>(std::min(in_.recent, seen.count()));
+    std::copy(logits.end() - newest, logits.end(), logits_hat.end() - newest);
     const auto is_finite = [](double x) { return std::isfinite(x); };
     if (!std::all_of(logits.begin(), logits.end(), is_finite) ||
         !std::all_of(logits_hat.begin(), logits_hat.end(), is_finite)) {
@@ -152,7 +164,7 @@ class Attention {
 
   const AttentionInputs& in_;
   Matrix k_, k_hat_, v_, v_hat_;
-  Matrix products_, products_hat_, p_, p_hat_, o_, o_hat_;
+  Matrix products_, products_hat_, p_, p_hat_, p_new_, o_, o_hat_;
   std::vector<double> logits_, logits_hat_;
 };
 

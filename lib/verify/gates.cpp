@@ -172,7 +172,7 @@ std::vector<GateReport> judge(const std::vector<LayerReport>& layers, const Gate
     add_cosine("threshold", "kv");
   }
   add(fixed_quantity("codebook-bound",
-                     [](const PartNumbers& n) { return std::optional<double>(n.distortion / theorem1_bound(n.bits)); }),
+                     [](const PartNumbers& n) { return std::isnan(n.codebook_bound) ? std::nullopt : std::optional(n.codebook_bound); }),
       1.0);
   if (has_sketch) {
     add({"qjl-slope", false, "k", slope_error}, kLargestSlopeError);
@@ -180,9 +180,12 @@ std::vector<GateReport> judge(const std::vector<LayerReport>& layers, const Gate
   add(codec_quantity("min-token-cosine", true, [](const PartNumbers& n) { return n.cosine_min; },
                      [](const ControlNumbers& c, const PartNumbers&) { return c.cosine_min; }),
       options.min_token_cosine);
-  add(codec_quantity("max-rel-mse-ratio", false, [](const PartNumbers& n) { return n.mse_ratio; },
-                     [](const ControlNumbers& c, const PartNumbers& n) { return c.relative_mse / n.distortion; }),
-      options.max_rel_mse_ratio);
+  Quantity mse_ratio = codec_quantity("max-rel-mse-ratio", false, [](const PartNumbers& n) { return n.mse_ratio; },
+                                      [](const ControlNumbers& c, const PartNumbers& n) { return c.relative_mse / n.expected_mse; });
+  mse_ratio.value = [value = mse_ratio.value](const Measurement& m, char part, int control) {
+    return part_of(m, part).expected_mse > 0 ? value(m, part, control) : std::nullopt;  // else theory says nothing
+  };
+  add(mse_ratio, options.max_rel_mse_ratio);
   add(attention_quantity("max-attention-kl", false, &AttentionNumbers::kl_mean), options.max_attention_kl);
   add(attention_quantity("min-attention-top1", true, &AttentionNumbers::top1_agreement), options.min_attention_top1);
   return gates;

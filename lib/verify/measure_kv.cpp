@@ -25,28 +25,33 @@ constexpr int kKeptChannels = 4;
 
 /// The codec under test with the ones that measure beside it.
 struct CodecSet {
-  std::shared_ptr<const Codec> main;
-  std::vector<Codec> other_seeds;
-  std::optional<Codec> one_bit;
-  std::optional<Codec> one_more;  ///< one bit more than the scheme
-  std::optional<Codec> other_sketch;  ///< of a scheme with QJL
+  std::shared_ptr<const CacheCodec> main;
+  std::vector<CacheCodec> other_seeds;  ///< none where no seed enters
+  std::optional<CacheCodec> one_bit;
+  std::optional<Codec> same;      ///< of plain rows, for the remedies: the scheme's codec, and
+  std::optional<Codec> one_more;  ///< with one bit more
+  std::optional<CacheCodec> other_sketch;  ///< of a scheme with QJL
 };
 
-CodecSet make_codec_set(std::shared_ptr<const Codec> main) {
+/// Rows of the whole dim at `bits`, in the manner of the scheme.
+CacheCodec plain_codec(const CacheScheme& scheme, int bits) {
+  Scheme rows = default_scheme(bits, scheme.dim, scheme.rows.rotation, scheme.rows.seed);
+  rows.norm = scheme.rows.norm;
+  return CacheCodec(plain_scheme(rows));
+}
+
+CodecSet make_codec_set(std::shared_ptr<const CacheCodec> main) {
   CodecSet set;
-  const Scheme& scheme = main->scheme();
-  for (std::uint32_t i = 1; i <= kOtherSeeds; ++i) set.other_seeds.push_back(main->with_seed(scheme.seed + i).plain());
-  if (scheme.bits >= 2) {
-    Scheme one_bit = default_scheme(1, scheme.dim, scheme.rotation, scheme.seed);
-    one_bit.norm = scheme.norm;
-    set.one_bit.emplace(one_bit);
+  const CacheScheme& scheme = main->scheme();
+  const bool turns = scheme.kind == CacheKind::kTurboQuant && scheme.rows.rotation != RotationKind::kIdentity;
+  const CacheCodec plain = main->plain();
+  for (std::uint32_t i = 1; turns && i <= kOtherSeeds; ++i) set.other_seeds.push_back(plain.with_seed(scheme.rows.seed + i));
+  if (scheme.average_bits() >= 2) set.one_bit = plain_codec(scheme, 1);
+  if (scheme.is_plain()) {
+    set.same = *plain.rows();
+    if (scheme.rows.bits < kMaxBits) set.one_more = *plain_codec(scheme, scheme.rows.bits + 1).rows();
   }
-  if (scheme.bits < kMaxBits) {
-    Scheme one_more = default_scheme(scheme.bits + 1, scheme.dim, scheme.rotation, scheme.seed);
-    one_more.norm = scheme.norm;
-    set.one_more.emplace(one_more);
-  }
-  if (scheme.qjl) set.other_sketch = main->with_sketch_seed(*scheme.qjl + 1);
+  if (scheme.kind == CacheKind::kTurboQuant && scheme.rows.qjl) set.other_sketch = main->with_sketch_seed(*scheme.rows.qjl + 1);
   set.main = std::move(main);
   return set;
 }
@@ -54,6 +59,8 @@ CodecSet make_codec_set(std::shared_ptr<const Codec> main) {
 /// What is summed over the rows of one head, and then over the heads of a layer.
 struct PartSums {
   ErrorStats errors;
+  double expected = 0;        ///< error energy that theory expects; NaN where it says nothing
+  bool has_seeds = false;
   bool has_sketch = false;
   double residual_dot_sketch = 0;
   double residual_dot_other_sketch = 0;  ///< the same signs, with the matrix of another seed
@@ -62,6 +69,8 @@ struct PartSums {
 
   void merge(const PartSums& other) {
     errors.merge(other.errors);
+    expected += other.expected;
+    has_seeds |= other.has_seeds;
     residual_dot_sketch += other.residual_dot_sketch;
     residual_dot_other_sketch += other.residual_dot_other_sketch;
     has_sketch |= other.has_sketch;
@@ -102,18 +111,34 @@ struct Sums {
   }
 };
 
-PartNumbers summarize(const PartSums& sums, const Codec& codec) {
+/// D, its bound and its ideal cosine are of the codec in use, of outliers and rows the worse; NaN where nothing is rotated.
+void describe_codec(const CacheCodec& codec, PartNumbers& n) {
+  const CacheScheme& scheme = codec.scheme();
+  n.dim = scheme.dim;
+  const bool has_sketch = scheme.kind == CacheKind::kTurboQuant && scheme.rows.qjl;
+  n.average_bits = scheme.average_bits() - (has_sketch ? 1 : 0);
+  n.bits = scheme.kind == CacheKind::kTurboQuant ? scheme.rows.bits : static_cast<int>(n.average_bits);
+  n.distortion = n.codebook_bound = std::numeric_limits<double>::quiet_NaN();
+  n.ideal_cosine = scheme.kind == CacheKind::kExact ? 1.0 : std::sqrt(1.0 - theorem1_bound(n.bits));
+  for (const Codec* rows : {codec.outliers(), codec.rows()}) {
+    if (rows == nullptr) continue;
+    n.distortion = rows->distortion();
+    const double ratio = n.distortion / theorem1_bound(rows->scheme().bits);
+    n.codebook_bound = std::isnan(n.codebook_bound) ? ratio : std::max(ratio, n.codebook_bound);
+    n.ideal_cosine = std::sqrt(1.0 - table_distortion(rows->codebook(), Density::kBeta, rows->scheme().dim));
+  }
+}
+
+PartNumbers summarize(const PartSums& sums, const CacheCodec& codec) {
   const ErrorStats& e = sums.errors;
   PartNumbers n;
-  n.bits = codec.scheme().bits;
-  n.dim = codec.scheme().dim;
-  n.distortion = codec.distortion();
-  n.ideal_cosine = std::sqrt(1.0 - table_distortion(codec.codebook(), Density::kBeta, n.dim));
+  describe_codec(codec, n);
   n.rows = e.rows();
   n.relative_mse = e.relative_mse();
-  n.mse_ratio = n.relative_mse / n.distortion;
+  n.expected_mse = e.x_energy() > 0 ? sums.expected / e.x_energy() : n.distortion;
+  n.mse_ratio = n.relative_mse / n.expected_mse;
   n.bound_ratio = n.relative_mse / theorem1_bound(n.bits);
-  n.bits_lost = e.bits_lost_to_shannon(n.bits);
+  n.bits_lost = 0.5 * std::log2(n.relative_mse * std::exp2(2 * n.average_bits));
   n.cosine_flattened = e.cosine_flattened();
   n.cosine_mean = e.cosine_mean();
   n.cosine_p1 = e.cosine_p1();
@@ -124,11 +149,14 @@ PartNumbers summarize(const PartSums& sums, const Codec& codec) {
     n.qjl_slope = sums.residual_dot_sketch / e.error_energy();
     n.qjl_slope_other_seed = sums.residual_dot_other_sketch / e.error_energy();
   }
-  const double unit = e.x_energy() > 0 ? e.x_energy() * n.distortion : 1.0;
-  const auto [low, high] = std::minmax_element(sums.other_seed_error.begin(), sums.other_seed_error.end());
-  n.other_seeds_min = *low / unit;
-  n.other_seeds_max = *high / unit;
-  n.other_seeds_mean = std::accumulate(sums.other_seed_error.begin(), sums.other_seed_error.end(), 0.0) / unit / kOtherSeeds;
+  n.other_seeds_mean = n.other_seeds_min = n.other_seeds_max = std::numeric_limits<double>::quiet_NaN();
+  if (sums.has_seeds) {
+    const double unit = sums.expected > 0 ? sums.expected : 1.0;
+    const auto [low, high] = std::minmax_element(sums.other_seed_error.begin(), sums.other_seed_error.end());
+    n.other_seeds_min = *low / unit;
+    n.other_seeds_max = *high / unit;
+    n.other_seeds_mean = std::accumulate(sums.other_seed_error.begin(), sums.other_seed_error.end(), 0.0) / unit / kOtherSeeds;
+  }
   for (std::size_t i = 0; i < kControls; ++i) {
     const ErrorStats& c = sums.controls[i];
     if (c.rows() > 0) n.controls[i] = {c.cosine_flattened(), c.cosine_min(), c.relative_mse()};
@@ -142,7 +170,7 @@ std::optional<AttentionNumbers> summarize(const std::optional<AttentionStats>& s
                           stats->top1_agreement(), stats->output_relative_error(), stats->output_cosine_mean()};
 }
 
-Measurement summarize(const Sums& sums, const Codec& k_codec, const Codec& v_codec) {
+Measurement summarize(const Sums& sums, const CacheCodec& k_codec, const CacheCodec& v_codec) {
   Measurement m;
   m.k = summarize(sums.k, k_codec);
   m.v = summarize(sums.v, v_codec);
@@ -157,7 +185,7 @@ Measurement summarize(const Sums& sums, const Codec& k_codec, const Codec& v_cod
 
 /// Rows of one head, coded and back.
 struct Reconstruction {
-  CodedRows coded;
+  CodedHead coded;
   std::vector<float> rows;
   std::vector<float> for_attention;  ///< keys with their sketch added; without QJL the rows
 };
@@ -167,39 +195,46 @@ class Measurer {
   Measurer(const KvSource& source, const CodecOf& codec_of, const KvFile* packed, const Backend& backend,
            const MeasureOptions& options)
       : source_(source), packed_(packed), backend_(backend), options_(options) {
-    std::map<const Codec*, std::shared_ptr<const CodecSet>> sets;
+    std::map<const CacheCodec*, std::shared_ptr<const CodecSet>> sets;
     for (std::size_t layer = 0; layer < source.layers().size(); ++layer) {
-      for (const Part part : {Part::kKeys, Part::kValues}) {
-        const std::shared_ptr<const Codec> codec = codec_of(layer, part);
-        std::shared_ptr<const CodecSet>& set = sets[codec.get()];
-        if (set == nullptr) set = std::make_shared<const CodecSet>(make_codec_set(codec));
-        codecs_.push_back(set);
+      auto& of_layer = codecs_.emplace_back();
+      for (const KvPart part : {KvPart::kKeys, KvPart::kValues}) {
+        for (std::int64_t head = 0; head < source.layers()[layer].kv_heads; ++head) {
+          const std::shared_ptr<const CacheCodec> codec = codec_of(layer, part, head);
+          std::shared_ptr<const CodecSet>& set = sets[codec.get()];
+          if (set == nullptr) set = std::make_shared<const CodecSet>(make_codec_set(codec));
+          of_layer[static_cast<std::size_t>(part)].push_back(set);
+        }
       }
     }
   }
 
-  const CodecSet& codecs(std::size_t layer, Part part) const {
-    return *codecs_[2 * layer + (part == Part::kKeys ? 0 : 1)];
+  const CodecSet& codecs(std::size_t layer, KvPart part, std::int64_t head) const {
+    return *codecs_[layer][static_cast<std::size_t>(part)][static_cast<std::size_t>(head)];
   }
 
   Sums measure_head(std::size_t layer, std::int64_t head) const {
     Sums sums;
     const std::vector<float> k = source_.read_head(layer, Part::kKeys, head);
     const std::vector<float> v = source_.read_head(layer, Part::kValues, head);
-    const Reconstruction k_hat = reconstruct(layer, Part::kKeys, head, k);
-    const Reconstruction v_hat = reconstruct(layer, Part::kValues, head, v);
-    measure_part(codecs(layer, Part::kKeys), k, k_hat, sums.k);
-    measure_part(codecs(layer, Part::kValues), v, v_hat, sums.v);
-    measure_sketch(codecs(layer, Part::kKeys), k, k_hat, sums.k);
-    measure_health(codecs(layer, Part::kKeys), head, k, sums);
+    const CodecSet& k_set = codecs(layer, KvPart::kKeys, head);
+    const CodecSet& v_set = codecs(layer, KvPart::kValues, head);
+    const Reconstruction k_hat = reconstruct(layer, KvPart::kKeys, head, k);
+    const Reconstruction v_hat = reconstruct(layer, KvPart::kValues, head, v);
+    measure_part(k_set, k, k_hat, sums.k);
+    measure_part(v_set, v, v_hat, sums.v);
+    measure_sketch(k_set, k, k_hat, sums.k);
+    measure_health(k_set, head, k, sums);
     if (source_.layers()[layer].query_heads == 0) return sums;
 
     const std::vector<float> q = read_queries(layer, head);
-    sums.attention = measure_attention(inputs(layer, head, q, k, k_hat.for_attention, v, v_hat.rows));
+    AttentionInputs in = inputs(layer, head, q, k, k_hat.for_attention, v, v_hat.rows);
+    in.recent = k_set.main->scheme().recent;
+    sums.attention = measure_attention(in);
     if (!options_.control_attention) return sums;
     for (int i = 0; i < kControls; ++i) {
       const auto control = static_cast<Control>(i);
-      const std::vector<float> rows = make_control(control, codecs(layer, Part::kKeys), k, k_hat);
+      const std::vector<float> rows = make_control(control, k_set, k, k_hat);
       if (!rows.empty()) {
         sums.k_control_attention[static_cast<std::size_t>(i)] = measure_attention(inputs(layer, head, q, k, rows, v, v_hat.rows));
       }
@@ -208,50 +243,37 @@ class Measurer {
   }
 
  private:
-  CodedRows encode(const Codec& codec, const std::vector<float>& x, const std::string& place) const {
-    const auto dim = static_cast<std::size_t>(codec.scheme().dim);
-    CodedRows coded;
-    const std::int64_t refused =
-        encode_rows(backend_, codec, DType::kF32, x.data(), static_cast<std::int64_t>(x.size() / dim), coded);
-    if (refused >= 0) {
-      report_refused_row(fmt::format("{}, token {}", place, refused), codec.scheme(),
-                         std::span(x).subspan(static_cast<std::size_t>(refused) * dim, dim));
-    }
-    return coded;
+  std::string place_of(std::size_t layer, KvPart part, std::int64_t head) const {
+    return fmt::format("{}: {}.{}: head {}", source_.name(), part == KvPart::kKeys ? "k" : "v", source_.layers()[layer].index, head);
   }
 
-  std::vector<float> decode(const Codec& codec, const CodedRows& coded, Decode purpose = Decode::kRow) const {
-    std::vector<float> rows(static_cast<std::size_t>(coded.count) * static_cast<std::size_t>(codec.scheme().dim));
-    decode_rows(backend_, codec, coded, purpose, DType::kF32, rows.data());
-    return rows;
+  std::vector<float> code_again(const CacheCodec& codec, const std::vector<float>& x, const char* what) const {
+    return decode_head(backend_, codec, encode_head(backend_, codec, x, what), Decode::kRow);
   }
 
-  std::string place_of(std::size_t layer, Part part, std::int64_t head) const {
-    return fmt::format("{}: {}.{}: head {}", source_.name(), part == Part::kKeys ? "k" : "v", source_.layers()[layer].index, head);
-  }
-
-  Reconstruction reconstruct(std::size_t layer, Part part, std::int64_t head, const std::vector<float>& x) const {
-    const Codec& codec = *codecs(layer, part).main;
+  Reconstruction reconstruct(std::size_t layer, KvPart part, std::int64_t head, const std::vector<float>& x) const {
+    const CacheCodec& codec = *codecs(layer, part, head).main;
     Reconstruction out;
     if (packed_ != nullptr) {
       const PackedLayer& from = packed_->layers()[layer];
-      const PackedTensor& tensor = part == Part::kKeys ? from.k : from.v;
-      packed_->read_rows(tensor, head * tensor.tokens, tensor.tokens, out.coded);
+      out.coded = packed_->read_head(part == KvPart::kKeys ? from.k : from.v, head);
     } else {
-      out.coded = encode(codec, x, place_of(layer, part, head));
+      out.coded = encode_head(backend_, codec, x, place_of(layer, part, head));
     }
-    out.rows = decode(codec, out.coded);
-    out.for_attention = codec.scheme().qjl ? decode(codec, out.coded, Decode::kInnerProduct) : out.rows;
+    out.rows = decode_head(backend_, codec, out.coded, Decode::kRow);
+    const bool has_sketch = codec.rows() != nullptr && codec.rows()->scheme().qjl;
+    out.for_attention = has_sketch ? decode_head(backend_, codec, out.coded, Decode::kInnerProduct) : out.rows;
     return out;
   }
 
   void measure_part(const CodecSet& set, const std::vector<float>& x, const Reconstruction& coded, PartSums& sums) const {
     const int dim = set.main->scheme().dim;
-    const std::int64_t rows = coded.coded.count;
+    const std::int64_t rows = coded.coded.tokens;
     compare_rows(backend_, dim, DType::kF32, x.data(), DType::kF32, coded.rows.data(), rows, sums.errors);
-    for (std::size_t i = 0; i < kOtherSeeds; ++i) {
-      const std::vector<float> other = decode(set.other_seeds[i], encode(set.other_seeds[i], x, "other seed"));
-      sums.other_seed_error[i] = error_energy(x, other);
+    sums.expected = expected_error(*set.main, coded.coded, x);
+    sums.has_seeds = !set.other_seeds.empty();
+    for (std::size_t i = 0; i < set.other_seeds.size(); ++i) {
+      sums.other_seed_error[i] = error_energy(x, code_again(set.other_seeds[i], x, "other seed"));
     }
     for (int i = 0; i < kControls; ++i) {
       const std::vector<float> rows_of_control = make_control(static_cast<Control>(i), set, x, coded);
@@ -267,12 +289,12 @@ class Measurer {
     switch (control) {
       case Control::kZeros: return std::vector<float>(x.size(), 0.0f);
       case Control::kOtherSeed:
-        if (set.main->scheme().rotation == RotationKind::kIdentity) return {};  // no seed enters
-        return decode(set.other_seeds.front(), coded.coded);
+        return set.other_seeds.empty() ? std::vector<float>()
+                                       : decode_head(backend_, set.other_seeds.front(), coded.coded, Decode::kRow);
       case Control::kPermuted: return permute_tokens(coded.rows, set.main->scheme().dim);
       case Control::kOneBit: break;
     }
-    return set.one_bit ? decode(*set.one_bit, encode(*set.one_bit, x, "1 bit")) : std::vector<float>();
+    return set.one_bit ? code_again(*set.one_bit, x, "1 bit") : std::vector<float>();
   }
 
   static std::vector<float> permute_tokens(const std::vector<float>& rows, int dim) {
@@ -312,11 +334,11 @@ class Measurer {
       return sum;
     };
     sums.residual_dot_sketch = dot_with_residual(k_hat.for_attention);
-    sums.residual_dot_other_sketch = dot_with_residual(decode(*set.other_sketch, k_hat.coded, Decode::kInnerProduct));
+    sums.residual_dot_other_sketch = dot_with_residual(decode_head(backend_, *set.other_sketch, k_hat.coded, Decode::kInnerProduct));
   }
 
   double coding_error(const Codec& codec, const std::vector<float>& x) const {
-    return error_energy(x, decode(codec, encode(codec, x, "remedy")));
+    return error_energy(x, code_again(CacheCodec(plain_scheme(codec.scheme()), std::make_shared<const Codec>(codec), nullptr), x, "remedy"));
   }
 
   void measure_health(const CodecSet& set, std::int64_t head, const std::vector<float>& k, Sums& sums) const {
@@ -325,8 +347,9 @@ class Measurer {
     KeyHealth health(dim);
     health.add_rows(k);
     sums.health = {health.mean_energy_share(), head, health.channel_rms_ratio(), head, health.loudest_channel(), {}};
+    sums.remedy_error.fill(sums.k.errors.error_energy());
+    if (!set.same) return;  // a scheme with remedies of its own
 
-    const Codec plain = set.main->plain();
     std::vector<float> centered = k;
     for (std::size_t i = 0; i < k.size(); ++i) {
       centered[i] -= static_cast<float>(health.sums()[i % width] / static_cast<double>(health.tokens()));
@@ -340,7 +363,7 @@ class Measurer {
     for (std::size_t row = 0; row < k.size(); row += width) {
       for (int i = 0; i < sums.kept_channels; ++i) quiet[row + order[static_cast<std::size_t>(i)]] = 0.0f;
     }
-    sums.remedy_error = {coding_error(plain, centered), coding_error(plain, quiet),
+    sums.remedy_error = {coding_error(*set.same, centered), coding_error(*set.same, quiet),
                          set.one_more ? coding_error(*set.one_more, k) : sums.k.errors.error_energy()};
   }
 
@@ -378,7 +401,7 @@ class Measurer {
   const KvFile* packed_;
   const Backend& backend_;
   const MeasureOptions& options_;
-  std::vector<std::shared_ptr<const CodecSet>> codecs_;  // K and V of each layer
+  std::vector<std::array<std::vector<std::shared_ptr<const CodecSet>>, 2>> codecs_;  // K and V of each layer, a head each
 };
 
 }  // namespace
@@ -407,8 +430,8 @@ std::vector<LayerReport> measure_kv(const KvSource& source, const CodecOf& codec
         const auto [layer, head] = pieces[static_cast<std::size_t>(piece)];
         const Sums& sums = of_worker[static_cast<std::size_t>(worker)];
         LayerReport& report = reports[layer];
-        const Codec& k_codec = *measurer.codecs(layer, Part::kKeys).main;
-        const Codec& v_codec = *measurer.codecs(layer, Part::kValues).main;
+        const CacheCodec& k_codec = *measurer.codecs(layer, KvPart::kKeys, head).main;
+        const CacheCodec& v_codec = *measurer.codecs(layer, KvPart::kValues, head).main;
         report.heads.push_back(summarize(sums, k_codec, v_codec));
         of_layer.merge(sums);
         if (head + 1 == report.kv_heads) report.all = summarize(std::exchange(of_layer, Sums()), k_codec, v_codec);

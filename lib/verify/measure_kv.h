@@ -4,7 +4,8 @@
 #include <functional>
 #include <memory>
 
-#include "lib/backend.h"
+#include "lib/cache/cache_codec.h"
+#include "lib/cache/kv_options.h"
 #include "lib/io/kv_file.h"
 #include "lib/parallel.h"
 #include "lib/verify/report.h"
@@ -19,8 +20,8 @@ struct MeasureOptions {
   Progress progress;                     ///< gets heads
 };
 
-/// The codec of K and of V of a layer (position in the source, not its index).
-using CodecOf = std::function<std::shared_ptr<const Codec>(std::size_t layer, Part part)>;
+/// The codec of a head of K or V of a layer (position in the source, not its index).
+using CodecOf = std::function<std::shared_ptr<const CacheCodec>(std::size_t layer, KvPart part, std::int64_t head)>;
 
 /// `packed`: codes are read from that file (whose layers are those of the source), else rows are coded in memory.
 std::vector<LayerReport> measure_kv(const KvSource& source, const CodecOf& codec_of, const KvFile* packed,

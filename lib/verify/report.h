@@ -36,16 +36,19 @@ struct ControlNumbers {
 
 /// K or V of a layer, or of one head. Every metric's formula: lib/measure/error_stats.h.
 struct PartNumbers {
-  int bits = 0;
+  int bits = 0;             ///< of a code; of rows that are kept exactly 16
+  double average_bits = 0;  ///< of a code, over the channels: of 32 channels at 3 bits and 96 at 2, 2.25
   int dim = 0;
-  double distortion = 0;  ///< D of the codebook in use, under the norm mode
+  double distortion = 0;  ///< D of the codebook in use, under the norm mode; NaN where no codebook is
+  double codebook_bound = 0;  ///< D over Theorem 1's bound, of rows and outliers the worse; NaN where no codebook is
   double ideal_cosine = 0;  ///< sqrt(1 - D), D of raw norms: what rows uniform on the sphere have, whatever the norm
+  double expected_mse = 0;  ///< relative MSE that theory expects of these rows: D |what is coded|^2 / |x|^2, so D of plain rows
   std::int64_t rows = 0;
   double relative_mse = 0;
-  double mse_ratio = 0;  ///< relative_mse / D
+  double mse_ratio = 0;  ///< relative_mse / expected_mse
   double other_seeds_mean = 0, other_seeds_min = 0, other_seeds_max = 0;  ///< mse_ratio under the other seeds
   double bound_ratio = 0;  ///< relative_mse over Theorem 1's bound
-  double bits_lost = 0;    ///< 0.5 log2(relative_mse 4^bits)
+  double bits_lost = 0;    ///< 0.5 log2(relative_mse 4^average_bits)
   double cosine_flattened = 0, cosine_mean = 0, cosine_p1 = 0, cosine_min = 0;
   double norm_bias = 0;
   double qjl_slope = std::numeric_limits<double>::quiet_NaN();  ///< sum <r, r_hat> / sum |r|^2, r the residual and r_hat
@@ -140,6 +143,13 @@ struct ModelNumbers {
   bool plausible = false;  ///< perplexity and predictions are within their limits
 };
 
+/// A scheme and where it is used.
+struct SchemeUse {
+  char part = 'k';
+  std::string scheme;       ///< its text
+  std::vector<int> layers;  ///< ascending
+};
+
 struct VerifyReport {
   std::string source_kind;  ///< "kv", "packed", "synthetic" or "model"
   std::string source_path;
@@ -147,7 +157,8 @@ struct VerifyReport {
   std::string model;        ///< as the dump names it, else the path
   std::optional<ModelNumbers> model_numbers;  ///< of "model"
   std::string backend;
-  Scheme k_scheme, v_scheme;  ///< of the first layer
+  double k_bits = 0, v_bits = 0;   ///< of the first layer, the bit of a sketch included
+  std::vector<SchemeUse> schemes;  ///< K and V, in the order of the layers
   std::vector<LayerReport> layers;
   double threshold = 0;
   bool threshold_is_default = false;

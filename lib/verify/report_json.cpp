@@ -12,10 +12,12 @@ Json number(double value) { return std::isfinite(value) ? Json(value) : Json(nul
 
 Json part_json(const PartNumbers& n) {
   Json json = {{"bits", n.bits},
+               {"average_bits", number(n.average_bits)},
                {"dim", n.dim},
                {"rows", n.rows},
                {"distortion", number(n.distortion)},
                {"relative_mse", number(n.relative_mse)},
+               {"expected_mse", number(n.expected_mse)},
                {"mse_ratio", number(n.mse_ratio)},
                {"mse_ratio_other_seeds",
                 {{"mean", number(n.other_seeds_mean)}, {"min", number(n.other_seeds_min)}, {"max", number(n.other_seeds_max)}}},
@@ -118,6 +120,19 @@ Json model_json(const std::optional<ModelNumbers>& m) {
           {"plausible", m->plausible}};
 }
 
+/// Whole numbers as such: 4, 2.25.
+Json bits_json(double bits) {
+  const auto whole = static_cast<int>(bits);
+  return static_cast<double>(whole) == bits ? Json(whole) : Json(bits);
+}
+
+std::string first_scheme(const VerifyReport& report, char part) {
+  for (const SchemeUse& use : report.schemes) {
+    if (use.part == part) return use.scheme;
+  }
+  return {};
+}
+
 bool all_sensitive(const VerifyReport& report) {
   for (const GateReport& gate : report.gates) {
     if (!gate.sensitive) return false;
@@ -128,8 +143,8 @@ bool all_sensitive(const VerifyReport& report) {
 }  // namespace
 
 std::string format_report_json(const VerifyReport& report, int exit_code) {
-  const int k_bits = report.k_scheme.total_bits();
-  const int v_bits = report.v_scheme.total_bits();
+  const Json k_bits = bits_json(report.k_bits);
+  const Json v_bits = bits_json(report.v_bits);
   const bool validated = report.source_kind != "synthetic" && all_sensitive(report) &&
                          (!report.model_numbers || report.model_numbers->plausible);
   Json per_layer = Json::array();
@@ -143,7 +158,7 @@ std::string format_report_json(const VerifyReport& report, int exit_code) {
   Json json;
   json["schema_version"] = kVerifySchemaVersion;
   json["model"] = report.model;
-  json["bits"] = k_bits == v_bits ? Json(k_bits) : Json(nullptr);
+  json["bits"] = k_bits == v_bits ? k_bits : Json(nullptr);
   json["k_bits"] = k_bits;
   json["v_bits"] = v_bits;
   json["status"] = std::string(name_of(report.verdict));
@@ -160,7 +175,10 @@ std::string format_report_json(const VerifyReport& report, int exit_code) {
                     {"model_independent", report.source_kind == "synthetic"}};
   json["model_run"] = model_json(report.model_numbers);
   json["backend"] = report.backend;
-  json["schemes"] = {{"k", format_scheme(report.k_scheme)}, {"v", format_scheme(report.v_scheme)}};
+  json["schemes"] = {{"k", first_scheme(report, 'k')}, {"v", first_scheme(report, 'v')}, {"all", Json::array()}};
+  for (const SchemeUse& use : report.schemes) {
+    json["schemes"]["all"].push_back({{"part", std::string(1, use.part)}, {"scheme", use.scheme}, {"layers", use.layers}});
+  }
   json["bytes"] = {{"source", report.dump_bytes},
                    {"packed", report.packed_bytes},
                    {"ratio", number(static_cast<double>(report.dump_bytes) / static_cast<double>(report.packed_bytes))}};

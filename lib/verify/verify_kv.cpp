@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 
 #include "lib/error.h"
@@ -15,15 +16,16 @@ constexpr double kSyntheticMseRatio = 1.1;
 constexpr double kMeanDominates = 0.5;
 constexpr std::int64_t kFewestTokensForAMean = 16;  // of one token the mean is all
 
-/// One codec a scheme: layers that share a scheme share its tables.
+/// One codec a scheme: heads that share a scheme share its tables.
 CodecOf make_codecs(const KvSource& source, const VerifyOptions& options) {
-  auto codecs = std::make_shared<std::map<std::string, std::shared_ptr<const Codec>>>();
-  return [&source, &options, codecs](std::size_t layer, Part part) {
+  auto codecs = std::make_shared<std::map<std::string, std::shared_ptr<const CacheCodec>>>();
+  return [&source, &options, codecs](std::size_t layer, KvPart part, std::int64_t head) {
     const SourceLayer& shape = source.layers()[layer];
-    const Scheme scheme =
-        part == Part::kKeys ? options.scheme.key_scheme(shape.k_dim) : options.scheme.value_scheme(shape.v_dim);
-    std::shared_ptr<const Codec>& codec = (*codecs)[format_scheme(scheme)];
-    if (codec == nullptr) codec = std::make_shared<const Codec>(scheme);
+    const LayerPlace place{shape.index, layer, source.layers().size()};
+    const CacheScheme scheme = options.scheme.scheme_of(part, place, head, part == KvPart::kKeys ? shape.k_dim : shape.v_dim,
+                                                        shape.dtype);
+    std::shared_ptr<const CacheCodec>& codec = (*codecs)[format_cache_scheme(scheme)];
+    if (codec == nullptr) codec = std::make_shared<const CacheCodec>(scheme, options.scheme.effort);
     return codec;
   };
 }
@@ -80,16 +82,39 @@ void advise_on_keys(VerifyReport& report) {
 }
 
 void warn_of_scheme(VerifyReport& report) {
-  if (report.k_scheme.rotation == RotationKind::kIdentity || report.v_scheme.rotation == RotationKind::kIdentity) {
+  const auto uses = [&](std::string_view word) {
+    return std::any_of(report.schemes.begin(), report.schemes.end(), [&](const SchemeUse& use) { return use.scheme.find(word) != use.scheme.npos; });
+  };
+  if (uses(" rotation=identity ")) {
     double worst = 0;
-    for (const LayerReport& layer : report.layers) worst = std::max({worst, layer.all.k.mse_ratio, layer.all.v.mse_ratio});
+    for (const LayerReport& layer : report.layers) worst = std::fmax(worst, std::fmax(layer.all.k.mse_ratio, layer.all.v.mse_ratio));
     report.warnings.push_back(fmt::format(
         "rotation=identity: Theorem 1 does not hold without a random rotation; the worst relative MSE is {:.2f} times what "
         "the same codebook gives rotated rows; use --rotation rht2", worst));
   }
-  if (report.k_scheme.qjl) {
+  if (uses(" qjl=") && !report.layers.empty() && std::isfinite(report.layers.front().all.k.qjl_slope)) {
     report.warnings.push_back("--qjl-keys: codec metrics of K are of the codes alone, attention metrics of the unbiased "
                               "estimator; at equal bits the codes alone with one bit more are better for softmax attention");
+  }
+}
+
+/// Which scheme stands where, and what it takes.
+void describe_schemes(const KvSource& source, const CodecOf& codec_of, VerifyReport& report) {
+  for (std::size_t i = 0; i < source.layers().size(); ++i) {
+    const SourceLayer& layer = source.layers()[i];
+    for (const KvPart part : {KvPart::kKeys, KvPart::kValues}) {
+      const char letter = part == KvPart::kKeys ? 'k' : 'v';
+      if (i == 0) (letter == 'k' ? report.k_bits : report.v_bits) = codec_of(0, part, 0)->scheme().average_bits();
+      for (std::int64_t head = 0; head < layer.kv_heads; ++head) {
+        const CacheScheme& scheme = codec_of(i, part, head)->scheme();
+        report.packed_bytes += scheme.bytes(1, layer.tokens);
+        const std::string text = format_cache_scheme(scheme);
+        const auto same = [&](const SchemeUse& use) { return use.part == letter && use.scheme == text; };
+        auto use = std::find_if(report.schemes.begin(), report.schemes.end(), same);
+        if (use == report.schemes.end()) use = report.schemes.insert(use, {letter, text, {}});
+        if (use->layers.empty() || use->layers.back() != layer.index) use->layers.push_back(layer.index);
+      }
+    }
   }
 }
 
@@ -100,19 +125,12 @@ VerifyReport run(const KvSource& source, const CodecOf& codec_of, const KvFile* 
   measure.control_attention = options.gates.max_attention_kl || options.gates.min_attention_top1;
   VerifyReport report;
   report.backend = backend.name();
-  report.k_scheme = codec_of(0, Part::kKeys)->scheme();
-  report.v_scheme = codec_of(0, Part::kValues)->scheme();
+  describe_schemes(source, codec_of, report);
   report.layers = measure_kv(source, codec_of, packed, backend, measure);
   report.gates = judge(report.layers, options.gates);
   report.threshold = report.gates.front().limit;
   report.threshold_is_default = !options.gates.threshold;
   report.verdict = overall_verdict(report.gates);
-  for (std::size_t i = 0; i < report.layers.size(); ++i) {
-    const Scheme& k = codec_of(i, Part::kKeys)->scheme();
-    const Scheme& v = codec_of(i, Part::kValues)->scheme();
-    report.packed_bytes += static_cast<std::uint64_t>(report.layers[i].all.k.rows * k.row_bytes()) +
-                           static_cast<std::uint64_t>(report.layers[i].all.v.rows * v.row_bytes());
-  }
   for (const GateReport& gate : report.gates) {
     for (const GateControl& control : gate.controls) {
       if (!control.passed) continue;
@@ -145,11 +163,11 @@ void check_same_shape(const KvFile& packed, const KvDump& dump) {
     const PackedLayer& a = packed.layers()[i];
     const KvLayer& b = dump.layers()[i];
     const bool same = a.index == b.index && a.k.heads == b.k.heads && a.k.tokens == b.k.tokens &&
-                      a.k.scheme.dim == b.k.head_dim && a.v.scheme.dim == b.v.head_dim;
+                      a.k.dim == b.k.head_dim && a.v.dim == b.v.head_dim;
     if (same) continue;
     throw Error(fmt::format("{}: layer {} ({} heads, {} tokens, K dim {}, V dim {}) does not belong to {}: layer {} ({} "
                             "heads, {} tokens, K dim {}, V dim {})", path, a.index, a.k.heads, a.k.tokens,
-                            a.k.scheme.dim, a.v.scheme.dim, against, b.index, b.k.heads, b.k.tokens, b.k.head_dim,
+                            a.k.dim, a.v.dim, against, b.index, b.k.heads, b.k.tokens, b.k.head_dim,
                             b.v.head_dim));
   }
 }
@@ -174,9 +192,9 @@ VerifyReport verify_packed(const KvFile& packed, const KvDump& dump, const Verif
   packed.check_payload(options.measure.threads);
   const std::unique_ptr<KvSource> source = make_dump_source(dump);
   check_queries(*source, options.gates, dump.file().file().path());
-  const CodecOf codec_of = [&](std::size_t layer, Part part) {
+  const CodecOf codec_of = [&](std::size_t layer, KvPart part, std::int64_t head) {
     const PackedLayer& from = packed.layers()[layer];
-    return part == Part::kKeys ? from.k.codec : from.v.codec;
+    return (part == KvPart::kKeys ? from.k : from.v).part_of(head).codec;
   };
   VerifyReport report = run(*source, codec_of, &packed, options, backend);
   report.source_kind = "packed";
