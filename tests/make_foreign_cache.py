@@ -28,7 +28,7 @@ def make_rows():
     x = x.astype(F)
     x[0, 3] = 0
     x[0, 4] = 2.5                                   # constant
-    x[0, 5] = np.where(np.arange(DIM) % 2, 3, -3)   # the largest magnitude with both signs, + second
+    x[0, 5] = np.where(np.arange(DIM) % 2, 3, -3)   # the largest magnitude, with both signs
     x[0, 6] = -x[0, 5]
     x[0, 7] = np.arange(DIM) * 2 - 63.5             # beside -127 and 127, all are ties of q8_0
     x[0, 7, [0, 63]] = -127, 127
@@ -48,7 +48,8 @@ def make_e4m3():
     values = []
     for bits in range(128):
         exponent, mantissa = bits >> 3, bits & 7
-        values.append(mantissa * 2.0**-9 if exponent == 0 else (8 + mantissa) * 2.0 ** (exponent - 10))
+        normal = (8 + mantissa) * 2.0 ** (exponent - 10)
+        values.append(mantissa * 2.0**-9 if exponent == 0 else normal)
     values.pop()  # 0x7f is NaN
     return np.array(values)
 

@@ -55,7 +55,7 @@ void check_equal(const std::vector<float>& ours, const std::vector<float>& their
   }
 }
 
-/// To `tolerance` of the norm of each row. Rows of NaN are left out; returns how many were compared.
+/// To `tolerance` of the norm of each row. Returns how many were compared: rows of NaN are not.
 std::size_t check_close(const std::vector<float>& ours, const std::vector<float>& theirs,
                         double tolerance) {
   REQUIRE(ours.size() == theirs.size());
@@ -84,7 +84,8 @@ std::string refusal(const std::function<void()>& call) {
   return "";
 }
 
-TEST_CASE("fp8, the blocks of llama.cpp and KIVI equal an independent implementation, bit for bit") {
+TEST_CASE(
+    "fp8, the blocks of llama.cpp and KIVI equal an independent implementation, bit for bit") {
   const std::vector<float> x = read_tensor("x");
   for (const char* name : {"fp8", "fp8:scaled", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"}) {
     CAPTURE(name);
@@ -134,6 +135,11 @@ TEST_CASE("llama.cpp's rotation goes before the blocks and comes off again") {
     return error;
   };
   CHECK(error_of(k) < 0.7 * error_of(read_tensor("q4_0")));
+  // At dim 128 the matrix of the values is still that of 64 channels, that of the keys is not.
+  const CachePair wide = make_foreign_cache("q4_0:rotated", 128, 128);
+  const std::vector<float> v = code(*wide.v, x, 1, kTokens);
+  check_equal(v, k);
+  CHECK(code(*wide.k, x, 1, kTokens) != k);
   CHECK(llama_k_rotation(64) == 64);
   CHECK(llama_k_rotation(128) == 128);
   CHECK(llama_k_rotation(192) == 64);
@@ -146,8 +152,9 @@ TEST_CASE("e4m3: all 253 values stay, halves go to even, 448 is the end") {
   for (int exponent = 0; exponent < 16; ++exponent) {
     for (int mantissa = 0; mantissa < 8; ++mantissa) {
       if (exponent == 15 && mantissa == 7) continue;  // NaN
-      const float value = exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -9)
-                                        : std::ldexp(static_cast<float>(8 + mantissa), exponent - 10);
+      const float value = exponent == 0
+                              ? std::ldexp(static_cast<float>(mantissa), -9)
+                              : std::ldexp(static_cast<float>(8 + mantissa), exponent - 10);
       const float step = std::ldexp(1.0f, std::max(exponent, 1) - 10);
       REQUIRE(round_to_e4m3(value) == value);
       REQUIRE(round_to_e4m3(-value) == -value);
@@ -279,12 +286,17 @@ TEST_CASE("bytes of a token and head at dim 128") {
     std::uint64_t k, v;
   };
   const Row rows[] = {
-      {"fp8", 128, 128},       {"q8_0", 136, 136},
-      {"q5_1", 96, 96},        {"q5_0", 88, 88},
-      {"q4_1", 80, 80},        {"q4_0", 72, 72},
+      {"fp8", 128, 128},
+      {"q8_0", 136, 136},
+      {"q5_1", 96, 96},
+      {"q5_0", 88, 88},
+      {"q4_1", 80, 80},
+      {"q4_0", 72, 72},
       {"q4_0:rotated", 72, 72},
-      {"vllm:turboquant_k8v4", 128, 68},    {"vllm:turboquant_4bit_nc", 66, 68},
-      {"vllm:turboquant_k3v4_nc", 50, 68},  {"vllm:turboquant_3bit_nc", 50, 52},
+      {"vllm:turboquant_k8v4", 128, 68},
+      {"vllm:turboquant_4bit_nc", 66, 68},
+      {"vllm:turboquant_k3v4_nc", 50, 68},
+      {"vllm:turboquant_3bit_nc", 50, 52},
   };
   for (const Row& row : rows) {
     CAPTURE(row.name);
@@ -337,13 +349,13 @@ TEST_CASE("what a system refuses is refused by name") {
                        "q4_0 needs rows of a multiple of 32, and these have 72", Error);
   CHECK_THROWS_WITH_AS(make_foreign_cache("kivi2", 80, 80),
                        "kivi2 needs values of a multiple of 32, and these have 80", Error);
-  CHECK_THROWS_WITH_AS(
-      make_foreign_cache("vllm:turboquant_3bit_nc", 96, 96),
-      "vLLM's turboquant_3bit_nc needs rows of a power of two, and these have 96", Error);
+  CHECK_THROWS_WITH_AS(make_foreign_cache("vllm:turboquant_3bit_nc", 96, 96),
+                       "vLLM's turboquant_3bit_nc needs rows of a power of two, and these have 96",
+                       Error);
   CHECK_NOTHROW(make_foreign_cache("vllm:turboquant_k8v4", 96, 96));
-  CHECK(refusal([] { make_foreign_cache("vllm:turboquant_k8v4", 192, 128); })
-            .find("keys and values of one length, and these have 192 and 128") !=
-        std::string::npos);
+  CHECK(refusal([] {
+          make_foreign_cache("vllm:turboquant_k8v4", 192, 128);
+        }).find("keys and values of one length, and these have 192 and 128") != std::string::npos);
   CHECK(refusal([] { make_foreign_cache("q8_0:rotated", 96, 96); }).find("without :rotated") !=
         std::string::npos);
   CHECK_THROWS_WITH_AS(make_foreign_cache("fp8", 4, 64), "fp8: rows of 4: must be 8..1024", Error);

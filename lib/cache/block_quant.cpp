@@ -34,8 +34,8 @@ constexpr BlockFormat kFormats[] = {
 /// decode to the same, and its inverse need not be finite.
 void round_block(const BlockFormat& format, const float* x, float* x_hat, const RowPlace& place) {
   const auto [least, largest] = std::minmax_element(x, x + kBlock);
-  const float* extreme = std::max_element(
-      x, x + kBlock, [](float a, float b) { return std::abs(a) < std::abs(b); });
+  const float* extreme =
+      std::max_element(x, x + kBlock, [](float a, float b) { return std::abs(a) < std::abs(b); });
   const float minimum = *least;
   const float half = static_cast<float>(1 << (format.bits - 1));
   float scale = 0;
@@ -61,8 +61,8 @@ void round_block(const BlockFormat& format, const float* x, float* x_hat, const 
       code = std::round(x[i] * inverse);
     } else {
       const bool is_signed = format.coding == Coding::kSigned;
-      const float raw = is_signed ? x[i] * inverse + (half + 0.5f)
-                                  : (x[i] - minimum) * inverse + 0.5f;
+      const float raw =
+          is_signed ? x[i] * inverse + (half + 0.5f) : (x[i] - minimum) * inverse + 0.5f;
       code = std::min(std::trunc(raw), static_cast<float>(format.levels()));
       if (is_signed) code -= half;
     }
@@ -77,8 +77,7 @@ class BlockQuant : public CacheMethod {
 
   std::string describe() const override {
     return fmt::format("{} of llama.cpp, blocks of {}{}", format_.name, kBlock,
-                       rotation_block_ == 0 ? ""
-                                            : fmt::format(", behind H_{}", rotation_block_));
+                       rotation_block_ == 0 ? "" : fmt::format(", behind H_{}", rotation_block_));
   }
 
   std::uint64_t bytes(std::int64_t heads, std::int64_t tokens) const override {
@@ -130,8 +129,8 @@ std::shared_ptr<const CacheMethod> make_block_quant(std::string_view format, int
                                    [&](const BlockFormat& f) { return f.name == format; });
   if (found == std::end(kFormats)) throw Error(fmt::format("no block format {}", format));
   if (dim % kBlock != 0) {
-    throw Error(fmt::format("{} needs rows of a multiple of {}, and these have {}", format, kBlock,
-                            dim));
+    throw Error(
+        fmt::format("{} needs rows of a multiple of {}, and these have {}", format, kBlock, dim));
   }
   return std::make_shared<BlockQuant>(*found, dim, rotation_block);
 }

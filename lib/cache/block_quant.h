@@ -9,10 +9,11 @@
 //   q4_1       20  d = (max - min) / 15,   min(15, trunc((x - m) / d + 0.5))    code d + m
 //                  m = min
 //
-// amax is the largest |x|; extreme is the first x with |x| = amax, sign kept. This is the arithmetic
-// of ggml's reference quantizers: codes are found with the float32 d and m, x / d being x * (1 / d),
-// in float32 without contraction; x_hat is made of d and m as F16 holds them. Where d rounds to 0 in
-// F16 all codes decode alike. ggml's vector kernels may round a tie of q8_0 the other way.
+// amax is the largest |x|; extreme is the first x with |x| = amax, sign kept. This is the
+// arithmetic of ggml's reference quantizers: codes are found with the float32 d and m, x / d being
+// x * (1 / d), in float32 without contraction; x_hat is made of d and m as F16 holds them. Where d
+// rounds to 0 in F16 all codes decode alike. ggml's vector kernels may round a tie of q8_0 the
+// other way.
 #pragma once
 
 #include <memory>

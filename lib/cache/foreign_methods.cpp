@@ -79,8 +79,7 @@ CachePair make_foreign_cache(std::string_view name, int k_dim, int v_dim) {
     if (cache.name != name) continue;
     for (const int dim : {k_dim, v_dim}) {
       if (dim < kMinDim || dim > kMaxRowDim) {
-        throw Error(
-            fmt::format("{}: rows of {}: must be {}..{}", name, dim, kMinDim, kMaxRowDim));
+        throw Error(fmt::format("{}: rows of {}: must be {}..{}", name, dim, kMinDim, kMaxRowDim));
       }
     }
     return cache.make(name, k_dim, v_dim);

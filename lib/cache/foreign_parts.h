@@ -1,4 +1,4 @@
-// What the simulations of other systems share: a walk over rows, and numbers that are stored in F16.
+// What the simulations of other systems share: a walk over rows, and numbers stored in F16.
 #pragma once
 
 #include <fmt/format.h>

@@ -87,8 +87,7 @@ class KiviValues : public CacheMethod {
 
   std::uint64_t bytes(std::int64_t heads, std::int64_t tokens) const override {
     const std::int64_t buffered = std::min(tokens, kKiviBuffer);
-    const std::int64_t row_bytes =
-        dim_ / kKiviGroup * (kKiviGroup * bits_ / 8 + kGroupTableBytes);
+    const std::int64_t row_bytes = dim_ / kKiviGroup * (kKiviGroup * bits_ / 8 + kGroupTableBytes);
     return count_rows(heads, tokens - buffered, row_bytes) + count_rows(heads, buffered, 2 * dim_);
   }
 

@@ -139,9 +139,9 @@ VllmMethods make_vllm_turboquant(std::string_view preset, int k_dim, int v_dim) 
                                    [&](const Preset& p) { return p.name == preset; });
   if (found == std::end(kPresets)) throw Error(fmt::format("no preset {} of vLLM", preset));
   if (k_dim != v_dim) {
-    throw Error(fmt::format(
-        "vLLM's {} needs keys and values of one length, and these have {} and {}", preset, k_dim,
-        v_dim));
+    throw Error(
+        fmt::format("vLLM's {} needs keys and values of one length, and these have {} and {}",
+                    preset, k_dim, v_dim));
   }
   VllmMethods methods;
   if (found->has_fp8_keys()) {
@@ -149,8 +149,8 @@ VllmMethods make_vllm_turboquant(std::string_view preset, int k_dim, int v_dim) 
   } else if (std::has_single_bit(static_cast<unsigned>(k_dim))) {
     methods.k = std::make_shared<VllmKeys>(*found, k_dim);
   } else {
-    throw Error(fmt::format("vLLM's {} needs rows of a power of two, and these have {}", preset,
-                            k_dim));
+    throw Error(
+        fmt::format("vLLM's {} needs rows of a power of two, and these have {}", preset, k_dim));
   }
   methods.v = std::make_shared<VllmValues>(*found, v_dim);
   return methods;

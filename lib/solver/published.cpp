@@ -31,7 +31,7 @@ double find_quantile(Density density, int dim, double p) {
   return 2 * quantile(boost::math::beta_distribution<double>(shape, shape), p) - 1;
 }
 
-/// Mean of N(0, sigma^2) between a and b by the trapezoidal rule; `otherwise` where it finds no mass.
+/// Mean of N(0, sigma^2) in a..b by the trapezoidal rule; `otherwise` where it finds no mass.
 double find_trapezoid_mean(double sigma, double a, double b, double otherwise) {
   const double step = (b - a) / kTrapezoids;
   double mass = 0;
