@@ -42,6 +42,8 @@
 #include "lib/model/prefill.h"           // Model, prefill: the forward pass, with a hook for every layer's cache
 #include "lib/model/prompt.h"            // read_prompt: the tokens to run
 #include "lib/model/capture.h"           // capture_kv: a KV dump of a model
+#include "lib/cache/cache_method.h"        // CacheMethod: a way to keep keys or values, seen from outside
+#include "lib/cache/foreign_methods.h"     // make_foreign_cache: caches of other systems, simulated
 #include "lib/verify/verify_kv.h"        // verify_dump, verify_packed, verify_synthetic
 #include "lib/verify/verify_model.h"     // verify_model: what compression costs a model's attention
 #include "lib/verify/weight_gates.h"     // judge_weights

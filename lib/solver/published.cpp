@@ -1,12 +1,14 @@
 // By symmetry everything is done on the positive half, as in the solver.
 #include "lib/solver/published.h"
 
+#include <algorithm>
 #include <boost/math/distributions/beta.hpp>
 #include <boost/math/distributions/normal.hpp>
 #include <cmath>
 #include <cstddef>
 #include <limits>
 #include <span>
+#include <utility>
 
 #include "lib/solver/level_set.h"
 
@@ -16,6 +18,10 @@ namespace {
 constexpr int kVjSweeps = 100;
 constexpr double kVjTwoBits[] = {0.453, 1.51};
 constexpr double kCutSigmas = 3;
+constexpr double kVllmSigmas = 3.5;
+constexpr int kVllmSweeps = 200;
+constexpr double kVllmTolerance = 1e-10;
+constexpr int kTrapezoids = 200;
 
 double find_quantile(Density density, int dim, double p) {
   if (density == Density::kGaussian) {
@@ -23,6 +29,21 @@ double find_quantile(Density density, int dim, double p) {
   }
   const double shape = (dim - 1) / 2.0;
   return 2 * quantile(boost::math::beta_distribution<double>(shape, shape), p) - 1;
+}
+
+/// Mean of N(0, sigma^2) in a..b by the trapezoidal rule; `otherwise` where it finds no mass.
+double find_trapezoid_mean(double sigma, double a, double b, double otherwise) {
+  const double step = (b - a) / kTrapezoids;
+  double mass = 0;
+  double first = 0;
+  for (int i = 0; i <= kTrapezoids; ++i) {
+    const double x = a + i * step;
+    const double weight = i == 0 || i == kTrapezoids ? 0.5 : 1.0;
+    const double density = boost::math::pdf(boost::math::normal(0.0, sigma), x);
+    mass += weight * density;
+    first += weight * density * x;
+  }
+  return mass * step > 1e-15 ? first / mass : otherwise;
 }
 
 std::vector<double> mirror(std::span<const double> positive) {
@@ -61,6 +82,30 @@ std::vector<double> make_vj_levels(int dim, int bits) {
   std::vector<double> positive;
   for (double level : kVjTwoBits) positive.push_back(level / std::sqrt(static_cast<double>(dim)));
   return mirror(positive);
+}
+
+std::vector<double> make_vllm_levels(int dim, int bits) {
+  check_solvable(Density::kGaussian, dim, bits);
+  const double sigma = 1 / std::sqrt(static_cast<double>(dim));
+  const double end = kVllmSigmas * sigma;
+  const std::size_t count = std::size_t{1} << bits;
+  std::vector<double> levels(count);
+  for (std::size_t i = 0; i < count; ++i) {
+    levels[i] = end * ((2 * static_cast<double>(i) + 1) / static_cast<double>(count) - 1);
+  }
+  for (int sweep = 0; sweep < kVllmSweeps; ++sweep) {
+    std::vector<double> next(count);
+    double largest_step = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+      const double a = i == 0 ? -3 * end : (levels[i - 1] + levels[i]) / 2;
+      const double b = i + 1 == count ? 3 * end : (levels[i] + levels[i + 1]) / 2;
+      next[i] = find_trapezoid_mean(sigma, a, b, levels[i]);
+      largest_step = std::max(largest_step, std::abs(next[i] - levels[i]));
+    }
+    if (largest_step < kVllmTolerance) break;
+    levels = std::move(next);
+  }
+  return levels;
 }
 
 SolvedCodebook make_vj_codebook(int group_size, int bits) {

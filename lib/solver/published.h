@@ -29,6 +29,12 @@ std::vector<double> make_vj_levels(int dim, int bits);
 /// what it costs under the Beta density of that dim.
 SolvedCodebook make_vj_codebook(int group_size, int bits);
 
+/// The levels of vLLM's turboquant_* caches (bits 3 and 4) before they are rounded to float32:
+/// Lloyd's iteration on N(0, 1/dim) from 2^bits levels evenly spaced within 3.5 sigma, cells ending
+/// at 10.5 sigma, moments by the trapezoidal rule on 201 points, until no level moves by 1e-10, at
+/// most 200 sweeps. Within 0.002 sigma of the Lloyd-Max levels.
+std::vector<double> make_vllm_levels(int dim, int bits);
+
 struct PublishedSet {
   std::string id;           ///< "beta", "gaussian", "vj", "equal-probability", "gaussian-3-sigma"
   std::string description;  ///< what it is and who uses it, in a few words
