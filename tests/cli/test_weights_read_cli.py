@@ -202,6 +202,29 @@ class Own(Directory):
             got, _ = self.read_model(dtype)
             self.assertEqual({t.dtype for n, t in got.items() if n != "counts"}, {dtype.upper()})
 
+    def test_groups_that_end_in_padding_are_cut_before_they_are_quantized_again(self):
+        self.write_model("rows", {f"r{n}.weight": tensor([120, n], n) for n in (192, 224, 240, 250)}, config={"hidden_size": 192})
+        for bits in (3, 4):
+            counts, errors = [], []
+            for effort in range(4):
+                out = self.pack(f"p{bits}{effort}", "--bits", bits, "--effort", effort, model="rows")
+                report = self.json("verify", "--weights", out, "--against", "rows", "--json", "--quiet")
+                self.assertEqual((report["groups"], report["requantized_groups"], report["padded_groups"]), (480, 0, 480))
+                counts.append({t["name"]: t["requantized_padded_groups"] for t in report["tensors"]})
+                self.assertEqual(sum(counts[-1].values()), report["requantized_padded_groups"])
+                errors.append(report["relative_mse"])
+            self.assertEqual(counts[0]["r192.weight"], 0)  # half a group of zeros: their coordinates come in pairs
+            self.assertGreater(counts[0]["r224.weight"], 12)
+            self.assertEqual(errors, sorted(errors, reverse=True))
+            for effort in (1, 2, 3):  # no more than with the nearest levels
+                for name, count in counts[0].items():
+                    self.assertLessEqual(counts[effort][name], count, (bits, effort, name))
+        text = self.tq("verify", "--weights", "p40", "--against", "rows", "--quiet").stdout
+        self.assertIn("0 of 480 whole groups get other codes", text)
+        self.assertIn(f"{sum(counts[0].values())} of 480 padded groups do", text)
+        text = self.tq("verify", "--weights", os.path.join(WEIGHTS, "llama-3bit"), "--against", os.path.join(WEIGHTS, "llama"), "--quiet").stdout
+        self.assertIn("whole groups", text)
+
     def test_effort_lowers_the_error_and_no_code_changes_when_quantized_again(self):
         self.model()
         for bits in (2, 3, 4):
@@ -210,7 +233,7 @@ class Own(Directory):
                 out = self.pack(f"p{bits}{effort}", "--bits", bits, "--effort", effort)
                 report = self.json("verify", "--weights", out, "--against", "model", "--json", "--quiet")
                 self.assertEqual(report["requantized_groups"], 0)
-                self.assertEqual(report["groups"], 24 * 2 + 15 * 2)
+                self.assertEqual((report["groups"], report["padded_groups"]), (24 + 15 * 2, 24))
                 self.assertTrue(report["hashes_checked"])
                 errors.append(report["relative_mse"])
             self.assertEqual(errors, sorted(errors, reverse=True))
@@ -306,6 +329,13 @@ class Own(Directory):
         self.assertEqual(report["source_bytes"], sum(len(t.data) for t in tensors.values()))
         self.assertEqual(self.json("inspect", "model/model.safetensors", "--json")["tensors"], report["tensors"])
         self.pack("packed", "--sensitive-bits", 4, "--sensitive-pattern", "up_proj")
+        os.makedirs(self.path("hub/models--org--tiny/snapshots"))
+        os.rename(self.path("packed"), self.path("hub/models--org--tiny/snapshots/abc"))
+        env = {"HF_HUB_CACHE": self.path("hub")}
+        self.assertEqual(self.json("inspect", "org/tiny", "--json", env=env)["hashes"], "ok")
+        self.refused(COULD_NOT, ["org/other", "hf download org/other"], "inspect", "org/other", env=env)
+        self.refused(COULD_NOT, ["org/none.tq3", "no such file"], "inspect", "org/none.tq3", env=env)
+        os.rename(self.path("hub/models--org--tiny/snapshots/abc"), self.path("packed"))
         report = self.json("inspect", "packed", "--json")
         self.assertEqual({t["name"]: t["bits"] for t in report["tensors"]},
                          {WEIGHT: 4, EXPERTS: 3, "model.embed_tokens.weight": 0, "model.norm.weight": 0, "counts": 0})
