@@ -119,9 +119,10 @@ std::string make_tq3_config(const WeightPlan& plan, const PackRun& run, const We
   config.tool = "tq " TQ_VERSION;
   config.effort = plan.options.effort;
   config.fingerprint = hash_fingerprint(run.fingerprint);
+  config.made_from = portable_fingerprint(run.fingerprint);
   for (std::size_t i = 0; i < plan.items.size(); ++i) {
     const WeightItem& item = plan.items[i];
-    const WeightRecord record = records[i].value_or(WeightRecord{kNoHash, kNoHash, {}});
+    const WeightRecord record = records[i].value_or(WeightRecord{kNoHash, kNoHash, {}, {}, {}});
     const TensorInfo& info = *item.source->info;
     if (item.is_quantized()) {
       config.schemes.emplace(item.bits(), item.codec->scheme());
@@ -135,7 +136,10 @@ std::string make_tq3_config(const WeightPlan& plan, const PackRun& run, const We
 
 std::vector<OutputSize> list_output(const Checkpoint& source, const WeightPlan& plan, const PackRun& run) {
   std::vector<OutputSize> files;
-  for (const WeightShard& shard : plan.shards) files.push_back({shard.name, shard.bytes});
+  for (const WeightShard& shard : plan.shards) {
+    if (shard.part == run.part) files.push_back({shard.name, shard.bytes});
+  }
+  if (plan.options.parts > 1) return files;
   if (const auto index = make_index(plan)) files.push_back({std::string(kIndexName), index->size()});
   files.push_back({std::string(kTq3ConfigName), make_tq3_config(plan, run, WeightRecords(plan.items.size())).size()});
   if (const auto config = make_model_config(source.dir())) files.push_back({std::string(kModelConfigName), config->size()});

@@ -4,7 +4,7 @@ import os
 import shutil
 
 import helpers
-from helpers import COULD_NOT, Tensor, read_safetensors, tensor, tensor_of, write_safetensors
+from helpers import COULD_NOT, Tensor, read_safetensors, tensor, tensor_of, write_safetensors, xxh64
 from tq3_helpers import NORMS, PACKED, WEIGHTS, Directory
 
 
@@ -116,13 +116,31 @@ class Damage(Directory):
             self.refused(COULD_NOT, ["XXH64", "damaged"], *command)
         with open(self.path("packed/model.safetensors"), "wb") as file:
             file.write(data)
-        with open(self.path("packed/tq_config.json")) as file:
-            text = file.read()
-        for old, new, words in (('"counts"', '"other"', "counts"), ("  192\n", "  300\n", "shape"), ('"BF16"', '"BF17"', "BF17")):
+
+    def test_own_configurations_carry_a_hash(self):
+        self.model()
+        self.pack()
+        text = self.read("packed/tq_config.json").decode()
+        own = json.loads(text)["tq"]
+        del own["xxh64"]
+        line = json.dumps(own, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        self.assertIn(f'"xxh64": "{xxh64(line.encode()):016x}"', text)
+        # A length with the same number of groups, which nothing else would notice, and what has its own words when it is hashed anew.
+        for old, new, edited, hashed in (("  192\n", "  200\n", "XXH64", None), ('"counts"', '"other"', "XXH64", "counts"),
+                                         ("  192\n", "  300\n", "XXH64", "shape"), ('"BF16"', '"BF17"', "BF17", "BF17")):
             self.assertIn(old, text)
-            with open(self.path("packed/tq_config.json"), "w") as file:
-                file.write(text.replace(old, new))
-            self.refused(COULD_NOT, words, "inspect", "packed")
+            config = json.loads(text.replace(old, new))
+            for words in (edited, hashed):
+                if words is None:
+                    continue
+                with open(self.path("packed/tq_config.json"), "w") as file:
+                    json.dump(config, file)
+                for command in (["inspect", "packed"], ["unpack-weights", "packed", "-o", "out"],
+                                ["verify", "--weights", "packed", "--against", "model"]):
+                    self.refused(COULD_NOT, ["tq_config.json" if words == "XXH64" else "packed", words], *command)
+                del config["tq"]["xxh64"]
+                line = json.dumps(config["tq"], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+                config["tq"]["xxh64"] = f"{xxh64(line.encode()):016x}"
 
     def test_verify_needs_the_same_tensors(self):
         source, _ = self.read_model(os.path.join(WEIGHTS, "llama"))

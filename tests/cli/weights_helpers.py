@@ -8,6 +8,7 @@ import struct
 
 from helpers import CliTest, bf16_bits, read_safetensors, tensor, write_safetensors
 
+PUBLISHED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "weights")
 REFERENCE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tq3")
 CONFIG = {"model_type": "llama", "hidden_size": 192, "rms_norm_eps": 1e-06, "quantization_config": {"quant_method": "x"}}
 
