@@ -8,7 +8,7 @@ import subprocess
 import helpers
 from helpers import (COULD_NOT, GATE_FAILED, USAGE, Tensor, read_safetensors, relative_mse, tensor, tensor_of, write_safetensors,
                      xxh64)
-from weights_helpers import (REFERENCE, WeightsTest, bf16_tensor, decode_tensor, golden_t1, golden_t2, sha256, small_model)
+from weights_helpers import (PUBLISHED, WeightsTest, bf16_tensor, decode_tensor, golden_t1, golden_t2, sha256, small_model)
 
 T1 = {2: "845b89877792264c80b6680c3b1d0a20d45aece932343a79a2cba7ce59def232",
       3: "54e9a2e712141a6220bcf1b1e73b130ffcd29611e9d70623bec264eb8b3e8647",
@@ -40,8 +40,8 @@ class Parity(WeightsTest):
 
     def test_the_published_converter_wrote_the_same(self):
         for name, bits in (("llama", 3), ("llama", 4), ("moe", 3)):
-            source, _ = read_safetensors(os.path.join(REFERENCE, f"{name}.safetensors"))
-            expected, _ = read_safetensors(os.path.join(REFERENCE, f"{name}-bits{bits}.safetensors"))
+            source, _ = read_safetensors(os.path.join(PUBLISHED, name, "model.safetensors"))
+            expected, _ = read_safetensors(os.path.join(PUBLISHED, f"{name}-{bits}bit", "model.safetensors"))
             model = self.model(name, tensors=source)
             for target in ("scalar", "simd128", "avx2", "avx512"):
                 if not self.runs_on(target, model):

@@ -5,16 +5,16 @@ import shutil
 
 import helpers
 from helpers import COULD_NOT, Tensor, read_safetensors, tensor, tensor_of, write_safetensors, xxh64
-from tq3_helpers import NORMS, PACKED, WEIGHTS, Directory
+from weights_helpers import NORMS, PACKED, PUBLISHED, CheckpointTest
 
 
-class Damage(Directory):
+class Damage(CheckpointTest):
     """Each of these is one line and exit 3, whatever reads it."""
 
     def check(self, words, name="broken"):
         for command in (["inspect", name], ["unpack-weights", name, "-o", "out"],
-                        ["verify", "--weights", name, "--against", os.path.join(WEIGHTS, "llama")],
-                        ["diff", "--quiet", name, os.path.join(WEIGHTS, "llama")]):
+                        ["verify", "--weights", name, "--against", os.path.join(PUBLISHED, "llama")],
+                        ["diff", "--quiet", name, os.path.join(PUBLISHED, "llama")]):
             with self.subTest(command=command[0], words=words):
                 self.refused(COULD_NOT, words, *command)
 
@@ -59,8 +59,8 @@ class Damage(Directory):
             self.edit(lambda tensors: tensors.update({self.K + NORMS: tensor_of([96, 2], norms)}))
             words = ["k_proj", "row 65, group 1", word]
             self.refused(COULD_NOT, words, "unpack-weights", "broken", "-o", "out")
-            self.refused(COULD_NOT, words, "verify", "--weights", "broken", "--against", os.path.join(WEIGHTS, "llama"))
-            self.refused(COULD_NOT, words, "diff", "--quiet", "broken", os.path.join(WEIGHTS, "llama"))
+            self.refused(COULD_NOT, words, "verify", "--weights", "broken", "--against", os.path.join(PUBLISHED, "llama"))
+            self.refused(COULD_NOT, words, "diff", "--quiet", "broken", os.path.join(PUBLISHED, "llama"))
 
     def test_configurations(self):
         self.edit_config(bits=4)
@@ -94,7 +94,7 @@ class Damage(Directory):
         file = os.path.join(path, "model.safetensors")
         size = os.path.getsize(file)
         for length in (0, 7, 8, 100, 2000, size // 2, size - 1):
-            shutil.copyfile(os.path.join(WEIGHTS, "llama-3bit/model.safetensors"), file)
+            shutil.copyfile(os.path.join(PUBLISHED, "llama-3bit/model.safetensors"), file)
             os.truncate(file, length)
             self.check(["model.safetensors"])
         os.remove(file)
@@ -143,8 +143,8 @@ class Damage(Directory):
                 config["tq"]["xxh64"] = f"{xxh64(line.encode()):016x}"
 
     def test_verify_needs_the_same_tensors(self):
-        source, _ = self.read_model(os.path.join(WEIGHTS, "llama"))
-        packed = os.path.join(WEIGHTS, "llama-3bit")
+        source, _ = self.read_model(os.path.join(PUBLISHED, "llama"))
+        packed = os.path.join(PUBLISHED, "llama-3bit")
         for change, words in (({self.K: None}, ["no tensor", "k_proj"]), ({"more": tensor([3], 1)}, ["no tensor", "more"]),
                               ({self.K: tensor([192, 96], 1)}, ["k_proj", "[192, 96]", "[96, 192]"])):
             tensors = {n: t for n, t in {**source, **change}.items() if t is not None}
