@@ -153,7 +153,8 @@ ExitCode run(const Options& options) {
     return inspect_weights(options.input, false, options.threads.threads, options.json);
   }
   const bool named_as_file = options.input.ends_with(".tq3") || options.input.ends_with(".safetensors");
-  if (!named_as_file && !std::filesystem::exists(options.input, ignored)) {
+  const bool is_org_name = is_hub_id(options.input) && options.input.find('/') != std::string::npos;
+  if (is_org_name && !named_as_file && !std::filesystem::exists(options.input, ignored)) {
     return inspect_weights(find_model_dir(options.input), false, options.threads.threads, options.json);
   }
   const SafetensorsFile file = SafetensorsFile::open(options.input);

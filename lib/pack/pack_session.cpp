@@ -178,6 +178,7 @@ void PackSession::discard(const WeightPlan& plan) {
   for (const WeightShard& shard : plan.shards) {
     if (shard.part == run.part) StagedFile::remove(join_path(dir, shard.name));
   }
+  if (run.options.parts == 1) remove_partial_files(dir);  // of a run that was given up for this one
   journal.remove();
   std::error_code ignored;
   if (made_dir) fs::remove(dir, ignored);  // only if it is empty

@@ -31,7 +31,8 @@ struct PackSession {
   /// Takes back, in the journal too, the records of tensors whose file is gone or is not of its size. Returns the files.
   std::vector<std::string> forget_lost(const WeightPlan& plan);
 
-  /// Deletes what the run has written: there is nothing that could be continued. An earlier result stays.
+  /// Deletes what the run, or one that was given up for it, has written: there is nothing that could be continued. An earlier
+  /// result stays, and so do other parts.
   void discard(const WeightPlan& plan);
 };
 

@@ -65,7 +65,7 @@ std::vector<Pair> pair_tensors(const WeightReader& packed, const WeightReader& s
       throw Error(fmt::format("{}: tensor {}: rows of {} values of {} cannot be compared", source.path_of(*original),
                               quote_name(tensor.name), tensor.row_length(), name_of(original->dtype)));
     }
-    pairs.push_back({&tensor, original, {}, {}, 0, 0, 0, true, 0});
+    pairs.push_back({&tensor, original, {}, {}, 0, 0, 0, true, {}});
   }
   for (const WeightReader::Tensor& tensor : source.tensors()) {
     if (packed.find(tensor.name) != nullptr) continue;

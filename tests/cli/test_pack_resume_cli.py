@@ -249,6 +249,10 @@ class RefusedValues(WeightsTest):
         self.assertIn("tq-pack.journal", os.listdir(self.path("out")))
         self.refuse_nan("--resume")
         self.assertEqual(os.listdir(self.path("out")), [])
+        subprocess.run([helpers.TQ, "pack-weights", self.path("model"), "-o", self.path("out"), "--max-shard-size", "1KB"],
+                       env={**os.environ, "TQ_TEST_KILL_AT": "shard-reserved:3"}, capture_output=True, timeout=60)
+        self.refuse_nan("--force")  # files of other names
+        self.assertEqual(os.listdir(self.path("out")), [])
 
     def test_what_was_there_and_other_parts_stay(self):
         good = self.model("good")
