@@ -11,6 +11,7 @@
 #include "cli/options.h"
 #include "cli/table.h"
 #include "cli/terminal.h"
+#include "lib/io/checkpoint.h"
 #include "lib/io/kv_dump.h"
 #include "lib/io/kv_file.h"
 
@@ -171,6 +172,11 @@ ExitCode run(const Options& options) {
   if (std::filesystem::is_directory(options.input, ignored)) {
     return inspect_weights(options.input, false, options.threads.threads, options.json);
   }
+  const bool named_as_file = options.input.ends_with(".tq3") || options.input.ends_with(".safetensors");
+  const bool is_org_name = is_hub_id(options.input) && options.input.find('/') != std::string::npos;
+  if (is_org_name && !named_as_file && !std::filesystem::exists(options.input, ignored)) {
+    return inspect_weights(find_model_dir(options.input), false, options.threads.threads, options.json);
+  }
   const SafetensorsFile file = SafetensorsFile::open(options.input);
   if (KvFile::claims(file)) return inspect_packed(options);
   if (looks_like_dump(file)) return inspect_dump(options);
@@ -183,7 +189,7 @@ void add_inspect(CLI::App& app, Command& command) {
   auto options = std::make_shared<Options>();
   CLI::App* sub = app.add_subcommand("inspect", "show what is in a .tq3 file, a KV dump, a checkpoint or any safetensors file, and check its hashes");
   sub->footer("Examples: tq inspect cache.tq3\n          tq inspect ./model-tq3");
-  sub->add_option("FILE", options->input, "a .tq3 KV file, a KV dump, a checkpoint's directory (plain or native TQ3), or any safetensors file")->required();
+  sub->add_option("FILE", options->input, "a .tq3 KV file, a KV dump, a checkpoint's directory (plain or native TQ3) or its id in the local Hugging Face cache, or any safetensors file")->required();
   sub->add_flag("--json", options->json, "print JSON");
   options->threads.declare(*sub);
   sub->callback([options, &command] { command = [options] { return run(*options); }; });

@@ -41,12 +41,13 @@ int parse_part(const std::string& text, WeightOptions& weights) {
   return part;
 }
 
-std::vector<std::string> collect_warnings(const WeightPlan& plan, const std::string& source_dir) {
+std::vector<std::string> collect_warnings(const WeightPlan& plan, const PackRun& run) {
   std::vector<std::string> warnings;
   int padded = 0, fused = 0, quantized = 0;
   for (const WeightItem& item : plan.items) {
     if (!item.is_quantized()) continue;
     ++quantized;
+    if (item.part != run.part) continue;
     padded += item.in_dim() % plan.options.group_size != 0 ? 1 : 0;
     fused += item.name().ends_with(".weight") ? 0 : 1;
   }
@@ -61,8 +62,8 @@ std::vector<std::string> collect_warnings(const WeightPlan& plan, const std::str
   if (fused > 0) {
     warnings.push_back(fmt::format("{} fused expert tensors have names without '.weight': the published vLLM loader refuses them; the Hugging Face loader and tq read them", fused));
   }
-  if (!std::filesystem::exists(std::filesystem::path(source_dir) / kModelConfigName)) {
-    warnings.push_back(fmt::format("{}: has no {}: the weights are packed, but loaders will not know the model", source_dir, kModelConfigName));
+  if (!std::filesystem::exists(std::filesystem::path(run.source_dir) / kModelConfigName)) {
+    warnings.push_back(fmt::format("{}: has no {}: the weights are packed, but loaders will not know the model", run.source_dir, kModelConfigName));
   }
   return warnings;
 }
@@ -116,8 +117,8 @@ ExitCode run(const Options& options) {
                     make_fingerprint(source, weights)};
   const auto backend = make_cpu_backend();
   WeightsReport report{&plan, &run, options.output, list_output(source, plan, run), nullptr, {},
-                       collect_warnings(plan, source_dir), 0, backend->name(), options.threads.threads};
-  const std::string summary = summarize_weights(plan, report.files);
+                       collect_warnings(plan, run), 0, backend->name(), options.threads.threads};
+  const std::string summary = summarize_weights(plan, run, report.files);
   if (options.dry_run) return print_dry_run(options, report, summary);
 
   const auto start = std::chrono::steady_clock::now();
@@ -133,11 +134,15 @@ ExitCode run(const Options& options) {
     return ExitCode::kDone;
   }
   report.result = &result;
+  if (std::string losses = describe_f16_losses(plan, result.records); !losses.empty()) report.warnings.push_back(std::move(losses));
   report.gates = judge_weights(plan, result.records, options.gates);
   if (options.json) {
     fmt::print("{}\n", weights_json(report).dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
   } else {
     fmt::print("{}\n", format_weights_table(report));
+  }
+  for (const std::string& file : result.lost) {
+    say(options.quiet, fmt::format("{}: was gone; what the earlier run had finished of it was packed again", file));
   }
   if (result.resumed > 0) say(options.quiet, fmt::format("{} tensors were finished before", result.resumed));
   say(options.quiet, fmt::format("{}: {}; read {}, wrote {} in {} ({}, {} threads)", options.output, summary,
@@ -159,14 +164,17 @@ struct MergeOptions {
 };
 
 ExitCode run_merge(const MergeOptions& options) {
-  const MergeResult result = merge_shards(options.output, options.threads.threads, {});
+  const MergeResult result = merge_shards(options.output, *make_cpu_backend(), options.threads.threads, {});
   if (options.json) {
-    fmt::print("{}\n", nlohmann::ordered_json{{"output", options.output}, {"source", result.source_dir}, {"parts", result.parts},
-                                              {"shards", result.shards}, {"shard_bytes", result.bytes}, {"complete", true}}
-                           .dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+    using Json = nlohmann::ordered_json;
+    Json json = {{"output", options.output}, {"source", result.source_dir}, {"parts", result.parts}, {"shards", result.shards},
+                 {"shard_bytes", result.bytes}, {"complete", true}, {"was_complete", result.was_complete}};
+    if (result.was_complete) json["source"] = json["parts"] = nullptr;
+    fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
   }
-  say(options.quiet, fmt::format("{}: complete: {} parts, {} files of weights, {} bytes, every hash checked", options.output,
-                                 result.parts, result.shards, format_count(result.bytes)));
+  say(options.quiet, fmt::format("{}: {}, {} files of weights, {} bytes, every hash checked", options.output,
+                                 result.was_complete ? "is complete already: no parts" : fmt::format("complete: {} parts", result.parts),
+                                 result.shards, format_count(result.bytes)));
   return ExitCode::kDone;
 }
 
@@ -185,14 +193,14 @@ void declare_what(CLI::App& sub, Options& o) {
   sub.add_flag("--skip-router", o.weights.skip_router, "keep the routers of mixtures of experts")->group("What");
   sub.add_option("--keep-dtype", o.keep_dtype, "type of floating-point tensors that are kept: same, or f16 (as the published converter)")
       ->check(CLI::IsMember({"same", "f16"}))->group("What");
-  sub.add_option("--max-shard-size", o.max_shard_size, "most bytes of tensors in a file: a number with KB, MB, GB, KiB, MiB or GiB")->group("What");
+  sub.add_option("--max-shard-size", o.max_shard_size, "most bytes of tensors in a file: a number with KB, MB, GB (decimal), KiB, MiB or GiB")->group("What");
   sub.add_option("--effort", o.weights.effort, "how hard to look for codes: 0 takes the nearest level, as the published converter; 1..3 search the scale of each group, for less error in the same bytes")
       ->check(CLI::Range(0, 3))->group("What");
 }
 
 void declare_how(CLI::App& sub, Options& o) {
   o.threads.declare(sub);
-  sub.add_option("--shard", o.shard, "K/N: pack the K-th of N parts of the source's files; 'tq merge-shards' makes the parts a whole");
+  sub.add_option("--shard", o.shard, "K/N: pack the K-th of N parts of the source's files, with the same options in each; 'tq merge-shards' makes the parts a whole");
   CLI::Option* resume = sub.add_flag("--resume", o.resume, "go on with an interrupted run of the same command; begins it if there is none");
   sub.add_flag("--force", o.force, "replace an earlier result, or start an interrupted run again")->excludes(resume);
   sub.add_flag("--dry-run", o.dry_run, "print the exact bytes of every file and write nothing");

@@ -53,16 +53,23 @@ std::string describe_verdict(Verdict verdict) {
   return "NOT MEASURED: no gate failed, and one passes a negative control too";
 }
 
+std::string describe_groups(const GroupCounts& groups) {
+  const auto count = [](std::int64_t n) { return format_count(static_cast<std::uint64_t>(n)); };
+  std::string text = fmt::format("{} of {} whole groups get other codes when they are decoded to BF16 and quantized again\n",
+                                 count(groups.whole_changed), count(groups.whole));
+  if (groups.padded == 0) return text;
+  return text + fmt::format("{} of {} padded groups do, cut to their row and padded again\n", count(groups.padded_changed), count(groups.padded));
+}
+
 std::string format_report(const VerifyWeightsReport& report) {
   return fmt::format("{}\n{} against {}: {} -> {} bytes of tensors ({:.2f}x), {} quantized values, relative MSE {}{}\n"
-                     "{} of {} groups get other codes when they are decoded to BF16 and quantized again\n\n{}\n{}",
+                     "{}\n{}\n{}",
                      format_tensors(report), report.packed_dir, report.source_dir, format_count(report.source_bytes),
                      format_count(report.stored_bytes),
                      static_cast<double>(report.source_bytes) / static_cast<double>(report.stored_bytes),
                      format_count(static_cast<std::uint64_t>(report.quantized_values)), general(report.relative_mse),
                      report.hashes_checked ? "; every hash checked" : "",
-                     format_count(static_cast<std::uint64_t>(report.requantized_groups)),
-                     format_count(static_cast<std::uint64_t>(report.groups)), format_gates(report),
+                     describe_groups(report.groups), format_gates(report),
                      describe_verdict(report.verdict));
 }
 

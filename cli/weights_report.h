@@ -25,12 +25,14 @@ struct WeightsReport {
   int threads = 0;
 };
 
-/// "269,060,552 bytes -> 84,123,456 bytes (3.20x): 210 tensors at 3 bits, 63 kept".
-std::string summarize_weights(const WeightPlan& plan, const std::vector<OutputSize>& files);
-/// A table: a row a quantized tensor, then what is kept, then the files.
+/// "269,060,552 bytes -> 84,123,456 bytes (3.20x): 210 tensors at 3 bits, 63 kept"; of one part of several, what is its own.
+std::string summarize_weights(const WeightPlan& plan, const PackRun& run, const std::vector<OutputSize>& files);
+/// A table: a row a quantized tensor, then what is kept, then the files. Of one part of several, what is its own.
 std::string format_weights_table(const WeightsReport& report);
 std::string format_gate(const WeightGate& gate);
 nlohmann::ordered_json weights_json(const WeightsReport& report);
+/// One line on what --keep-dtype f16 cost; empty where it cost nothing.
+std::string describe_f16_losses(const WeightPlan& plan, const WeightRecords& records);
 /// A name as it can be printed: quoted where it holds control or non-ASCII characters.
 std::string printable_name(const std::string& name);
 

@@ -12,9 +12,10 @@ void convert_to_float(DType dtype, const void* from, std::int64_t count, float* 
     return;
   }
   const auto* halves = static_cast<const std::uint16_t*>(from);
-  for (std::int64_t i = 0; i < count; ++i) {
-    to[i] = dtype == DType::kF16 ? math::float_from_f16<std::int32_t>(halves[i])
-                                 : math::float_from_bf16<std::int32_t>(halves[i]);
+  if (dtype == DType::kF16) {
+    for (std::int64_t i = 0; i < count; ++i) to[i] = math::float_from_f16<std::int32_t>(halves[i]);
+  } else {
+    for (std::int64_t i = 0; i < count; ++i) to[i] = math::float_from_bf16<std::int32_t>(halves[i]);
   }
 }
 

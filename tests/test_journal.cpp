@@ -42,6 +42,21 @@ TEST_CASE("a damaged line is refused by number, and a last one that is damaged c
   CHECK(Journal::read(path).empty());
 }
 
+TEST_CASE("the first line of a journal is read while its rest is torn") {
+  const Scratch dir;
+  const std::string path = dir / "j";
+  CHECK(Journal::read_first_line(path).empty());
+  Journal::create(path, "first").append({"second"});
+  const std::string whole = get_file(path);
+  const std::size_t end = whole.find('\n');
+  for (std::size_t size = 0; size <= whole.size(); ++size) {
+    put_file(path, whole.substr(0, size) + std::string(size > end ? 5 : 0, '\0') + (size > end ? "\n" : ""));
+    CHECK(Journal::read_first_line(path) == (size > end ? "first" : ""));
+  }
+  put_file(path, "x" + whole.substr(1));
+  CHECK(Journal::read_first_line(path).empty());
+}
+
 TEST_CASE("one process holds a journal at a time") {
   const Scratch dir;
   const std::string path = dir / "j";

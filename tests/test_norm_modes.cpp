@@ -41,6 +41,20 @@ TEST_CASE("each norm mode has the distortion that the codec expects of it") {
   }
 }
 
+TEST_CASE("the frozen distortions of native TQ3 are those that are computed") {
+  for (const int dim : {64, 128, 256}) {
+    for (int bits = 2; bits <= 4; ++bits) {
+      for (const NormMode mode : {NormMode::kCorrected, NormMode::kLeastSquares}) {
+        Scheme scheme = default_scheme(bits, dim);
+        scheme.codebook = "vj-d" + std::to_string(dim) + "-b" + std::to_string(bits);
+        scheme.norm = mode;
+        const double computed = expected_distortion(find_codebook(scheme.codebook).table, dim, mode).value;
+        CHECK(std::fabs(Codec(scheme).distortion() / computed - 1) < 1e-9);
+      }
+    }
+  }
+}
+
 TEST_CASE("the expected distortions at dim 128: published measurements, and a stated error") {
   const auto expected = [](int bits, NormMode mode) {
     return expected_distortion(find_codebook(Density::kBeta, 128, bits).table, 128, mode);

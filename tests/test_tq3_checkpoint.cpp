@@ -29,6 +29,7 @@ Tq3Config own_config() {
   config.by_tq = true;
   config.tool = "tq 0";
   config.fingerprint = "0123456789abcdef";
+  config.made_from = R"({"option": {"--bits": 3}, "file": {}})";
   config.schemes.emplace(3, tq3_scheme(3, 128));
   config.quantized["a.weight"] = {3, DType::kF16, {4, 200}, "00000000000000aa", "00000000000000bb"};
   config.kept["n"] = {DType::kBf16, "00000000000000cc"};
@@ -131,9 +132,10 @@ TEST_CASE("each broken configuration is refused") {
   refused(with("[\"down_proj\"]", "\"down_proj\"", kPublished));
   const std::string own = format_tq3_config(own_config());
   for (const auto& [from, to] : std::initializer_list<std::pair<std::string, std::string>>{
-           {"\"version\": 1", "\"version\": 2"}, {"\"F16\"", "\"F99\""}, {"00000000000000aa", "00000000000000AA"},
+           {"\"version\": 2", "\"version\": 3"}, {"\"made_from\"", "\"made\""}, {"\"option\"", "\"opt\""}, {"\"F16\"", "\"F99\""}, {"00000000000000aa", "00000000000000AA"},
            {"200", "-200"}, {"200", "2.5"}, {"\"kept\"", "\"keep\""}, {"\"schemes\"", "\"scheme\""}, {"dim=128", "dim=64"},
            {"tq/1", "tq/9"}, {"\"fingerprint\"", "\"finger\""}, {"norm_dtype=F32", "norm_dtype=F16"}}) {
-    refused(with(from, to, own));
+    CHECK(refused(with(from, to, own)).find("XXH64") == std::string::npos);  // each has words of its own
   }
+  check_contains(refused(with("200", "201", own)), "its XXH64 is another");
 }

@@ -47,17 +47,6 @@ std::optional<fs::path> find_hub_cache() {
   return std::nullopt;
 }
 
-/// "name" or "org/name", of letters, digits, '-', '_' and '.', and no part that is dots alone.
-bool is_hub_id(const std::string& text) {
-  constexpr std::string_view kPlain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.";
-  const std::size_t slash = text.find('/');
-  const auto is_part = [&](std::string_view part) {
-    return part.find_first_not_of(kPlain) == std::string_view::npos && part.find_first_not_of('.') != std::string_view::npos;
-  };
-  if (slash == std::string::npos) return is_part(text);
-  return is_part(std::string_view(text).substr(0, slash)) && is_part(std::string_view(text).substr(slash + 1));
-}
-
 /// The snapshot of a repository in the cache that stands for the model.
 std::string find_snapshot(const std::string& id, const fs::path& repository) {
   const fs::path snapshots = repository / "snapshots";
@@ -156,6 +145,16 @@ std::string read_text_file(const std::string& path, std::uint64_t most) {
   std::string text(file.size(), '\0');
   file.read(0, std::as_writable_bytes(std::span(text)));
   return text;
+}
+
+bool is_hub_id(const std::string& text) {
+  constexpr std::string_view kPlain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.";
+  const std::size_t slash = text.find('/');
+  const auto is_part = [&](std::string_view part) {
+    return part.find_first_not_of(kPlain) == std::string_view::npos && part.find_first_not_of('.') != std::string_view::npos;
+  };
+  if (slash == std::string::npos) return is_part(text);
+  return is_part(std::string_view(text).substr(0, slash)) && is_part(std::string_view(text).substr(slash + 1));
 }
 
 std::string find_model_dir(const std::string& model) {

@@ -18,6 +18,9 @@ inline constexpr std::string_view kWeightsName = "model.safetensors";
 inline constexpr std::string_view kIndexName = "model.safetensors.index.json";
 inline constexpr std::string_view kModelConfigName = "config.json";
 
+/// "name" or "org/name", of letters, digits, '-', '_' and '.', and no part that is dots alone.
+bool is_hub_id(const std::string& text);
+
 /// The directory of a model: `model` itself if it is one, else a Hugging Face hub id ("org/name") in the local cache:
 /// $HF_HUB_CACHE, else $HF_HOME/hub, else ~/.cache/huggingface/hub; there the snapshot that refs/main names, else the only
 /// one. Error: neither (it says how to fetch the model), a file, or several snapshots and no refs/main.

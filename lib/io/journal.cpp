@@ -89,6 +89,16 @@ std::vector<std::string> Journal::read(const std::string& path) {
   return parse_lines(read_all(path), path).whole;
 }
 
+std::string Journal::read_first_line(const std::string& path) {
+  std::error_code ignored;
+  if (!std::filesystem::exists(path, ignored)) return "";
+  const std::string text = read_all(path);
+  const std::size_t end = text.find('\n');
+  if (end == std::string::npos || end <= kHashDigits) return "";
+  const std::string line = text.substr(kHashDigits + 1, end - kHashDigits - 1);
+  return text.substr(0, kHashDigits) == hash_of(line) ? line : "";
+}
+
 void Journal::append(const std::vector<std::string>& lines) {
   std::string text;
   for (const std::string& line : lines) text += fmt::format("{} {}\n", hash_of(line), line);

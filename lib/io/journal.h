@@ -24,6 +24,9 @@ class Journal {
   /// line other than the last that does not have its hash.
   static std::vector<std::string> read(const std::string& path);
 
+  /// The first line, of a journal that another process may be writing; empty if there is none, or it is not whole.
+  static std::string read_first_line(const std::string& path);
+
   const std::string& path() const { return path_; }
 
   /// Appends lines (without line breaks in them); when it returns they are on disk.

@@ -37,6 +37,18 @@ std::optional<std::uint64_t> StagedFile::find(const std::string& path) {
   return static_cast<std::uint64_t>(status.st_size);
 }
 
+void StagedFile::remove(const std::string& path) {
+  std::error_code error;
+  if (std::filesystem::remove(partial_of(path), error); error) {
+    throw Error(fmt::format("{}: cannot be deleted: {}", partial_of(path), error.message()));
+  }
+}
+
+void StagedFile::take_back(const std::string& path) {
+  if (std::rename(path.c_str(), partial_of(path).c_str()) == 0) return;
+  throw Error(fmt::format("{}: cannot be renamed: {}", path, describe_errno(errno)));
+}
+
 StagedFile StagedFile::open(const std::string& path) { return StagedFile(open_partial(path, 0)); }
 
 InputFile StagedFile::open_for_reading(const std::string& path) {

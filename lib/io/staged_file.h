@@ -28,6 +28,12 @@ class StagedFile {
   /// Opens PATH.tq-partial for writing. Error if there is none.
   static StagedFile open(const std::string& path);
 
+  /// Deletes PATH.tq-partial if it is there.
+  static void remove(const std::string& path);
+
+  /// Undoes publish(): PATH is PATH.tq-partial again.
+  static void take_back(const std::string& path);
+
   /// PATH.tq-partial for reading; PATH itself if it has been published.
   static InputFile open_for_reading(const std::string& path);
 

@@ -52,6 +52,7 @@ struct Tq3Config {
   std::string tool;                            ///< "tq 0.1.0"
   int effort = 0;                              ///< of pack-weights
   std::string fingerprint;                     ///< of source and options, 16 hex digits
+  std::string made_from;                       ///< JSON object: version of tq, options, and size and header hash of each file
   std::map<int, Scheme> schemes;               ///< by bits
   std::map<std::string, Quantized> quantized;  ///< by the source's name
   std::map<std::string, Kept> kept;
@@ -62,7 +63,8 @@ struct Tq3Config {
   Scheme scheme_of(int bits) const;
 };
 
-/// The two JSON texts. parse throws Error that names the field and `where` (the path), also for a key that occurs twice.
+/// The two JSON texts. parse throws Error that names the field and `where` (the path), also for a key that occurs twice, and
+/// for an object "tq" that is not what tq wrote: it carries the XXH64 of itself.
 Tq3Config parse_tq3_config(const std::string& text, const std::string& where);
 std::string format_tq3_config(const Tq3Config& config);
 

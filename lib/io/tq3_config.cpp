@@ -1,5 +1,6 @@
 // tq_config.json: text to numbers and back.
 #include <fmt/format.h>
+#include <xxhash.h>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
@@ -13,7 +14,15 @@ namespace {
 
 using Json = nlohmann::json;  // sorted: looking up a key of an ordered_json takes time linear in their number
 
-constexpr int kTqVersion = 1;  // of the object under "tq"
+constexpr int kTqVersion = 2;  // of the object under "tq"
+constexpr const char* kOwnHash = "xxh64";
+
+/// Of the object under "tq" without its hash: as one line, with sorted keys.
+std::string hash_own(Json own) {
+  own.erase(kOwnHash);
+  const std::string text = own.dump(-1, ' ', false, Json::error_handler_t::replace);
+  return fmt::format("{:016x}", XXH64(text.data(), text.size(), 0));
+}
 
 class ConfigParser {
  public:
@@ -110,6 +119,9 @@ class ConfigParser {
     config_.tool = get<std::string>(own, "tool");
     config_.effort = get_integer(own, "effort", 0, 9);
     config_.fingerprint = get_hash(own, "fingerprint");
+    get_object(own.at("made_from"), "option", false);
+    get_object(own.at("made_from"), "file");
+    config_.made_from = own.at("made_from").dump();
     for (const auto& [bits, text] : own.at("schemes").items()) parse_own_scheme(bits, text);
     for (const auto& [name, tensor] : get_object(own, "quantized").items()) {
       const Json& shape = get_object(own, "quantized").at(name).at("shape");
@@ -125,13 +137,16 @@ class ConfigParser {
     for (const auto& [name, tensor] : get_object(own, "kept").items()) {
       config_.kept[name] = {get_dtype(tensor), get_hash(tensor, "xxh64")};
     }
+    if (get_hash(own, kOwnHash) != hash_own(own)) {
+      fail("\"tq\" is not what 'tq pack-weights' wrote there: its XXH64 is another");
+    }
   }
 
-  const Json& get_object(const Json& json, const char* key) const {
+  const Json& get_object(const Json& json, const char* key, bool of_objects = true) const {
     const auto found = json.find(key);
     if (found == json.end() || !found->is_object()) fail(fmt::format("\"{}\" is not an object", key));
     const bool flat = std::all_of(found->begin(), found->end(), [](const Json& value) { return value.is_object(); });
-    if (!flat) fail(fmt::format("\"{}\" holds something that is not an object", key));
+    if (of_objects && !flat) fail(fmt::format("\"{}\" holds something that is not an object", key));
     return *found;
   }
 
@@ -199,6 +214,7 @@ std::string format_tq3_config(const Tq3Config& config) {
   own["tool"] = config.tool;
   own["effort"] = config.effort;
   own["fingerprint"] = config.fingerprint;
+  own["made_from"] = Json::parse(config.made_from);
   own["schemes"] = Json::object();
   for (const auto& [bits, scheme] : config.schemes) own["schemes"][std::to_string(bits)] = format_scheme(scheme);
   own["quantized"] = Json::object();
@@ -211,6 +227,7 @@ std::string format_tq3_config(const Tq3Config& config) {
   for (const auto& [name, tensor] : config.kept) {
     own["kept"][name] = {{"dtype", name_of(tensor.dtype)}, {"xxh64", tensor.hash}};
   }
+  own[kOwnHash] = hash_own(own);
   return json.dump(2) + "\n";
 }
 

@@ -120,14 +120,14 @@ template <class V>
 TQ_HD bool divides_as_usual(const V* x, int dim, V length) {
   using I = IntOf<V>;
   if constexpr (!kCanFuse<V>) return false;
-  I least = splat_int<I>(0x7fffffff);
+  constexpr int kChains = 4;  // independent, so that a comparison need not wait for the one before
+  I small[kChains] = {};
+  const I limit = bits_as<I>(splat<V>(0x1p-62f));
   for (int i = 0; i < dim; ++i) {
     const I magnitude = bits_as<I>(absolute(x[i]));
-    const I other = magnitude + (~mask_greater_int(magnitude, splat_int<I>(0)) & 0x7fffffff);  // 0 counts as the largest
-    const I smaller = mask_greater_int(least, other);
-    least = (smaller & other) | (~smaller & least);
+    small[i % kChains] |= mask_greater_int(limit, magnitude) & mask_greater_int(magnitude, splat_int<I>(0));
   }
-  const I unusual = mask_greater_int(bits_as<I>(splat<V>(0x1p-62f)), least) | mask_greater(splat<V>(0x1p-40f), length) |
+  const I unusual = small[0] | small[1] | small[2] | small[3] | mask_greater(splat<V>(0x1p-40f), length) |
                     ~mask_greater(splat<V>(0x1p64f), length);
   return !any(unusual);
 }

@@ -64,16 +64,13 @@ void remove_earlier_result(const std::string& dir, const WeightPlan& plan) {
   pass_write_point("earlier-result-removed");
 }
 
-/// Left by a run that was given up for this one, or that was killed while it wrote one of the small files.
+/// Left by a run that was killed while it wrote one of the small files.
 void remove_strays(const std::string& dir, const std::vector<std::string>& small_files) {
   std::vector<fs::path> strays;
   for (const fs::directory_entry& entry : fs::directory_iterator(dir)) {
     const std::string name = entry.path().filename().string();
     const auto is_temporary = [&](const std::string& file) { return name.starts_with(file + ".tmp-"); };  // see AtomicFile
-    if (name.ends_with(fmt::format(".safetensors{}", kPartialSuffix)) ||
-        std::any_of(small_files.begin(), small_files.end(), is_temporary)) {
-      strays.push_back(entry.path());
-    }
+    if (std::any_of(small_files.begin(), small_files.end(), is_temporary)) strays.push_back(entry.path());
   }
   for (const fs::path& path : strays) remove_file(path);
 }
@@ -86,6 +83,14 @@ std::string name_model(const std::string& model, const std::string& source_dir) 
 }
 
 }  // namespace
+
+void remove_partial_files(const std::string& dir) {
+  std::vector<fs::path> files;
+  for (const fs::directory_entry& entry : fs::directory_iterator(dir)) {
+    if (entry.path().filename().string().ends_with(fmt::format(".safetensors{}", kPartialSuffix))) files.push_back(entry.path());
+  }
+  for (const fs::path& path : files) remove_file(path);
+}
 
 std::optional<std::string> make_model_config(const std::string& source_dir) {
   const std::string path = join_path(source_dir, kModelConfigName);
@@ -119,9 +124,10 @@ std::string make_tq3_config(const WeightPlan& plan, const PackRun& run, const We
   config.tool = "tq " TQ_VERSION;
   config.effort = plan.options.effort;
   config.fingerprint = hash_fingerprint(run.fingerprint);
+  config.made_from = portable_fingerprint(run.fingerprint);
   for (std::size_t i = 0; i < plan.items.size(); ++i) {
     const WeightItem& item = plan.items[i];
-    const WeightRecord record = records[i].value_or(WeightRecord{kNoHash, kNoHash, {}});
+    const WeightRecord record = records[i].value_or(WeightRecord{kNoHash, kNoHash, {}, {}, {}});
     const TensorInfo& info = *item.source->info;
     if (item.is_quantized()) {
       config.schemes.emplace(item.bits(), item.codec->scheme());
@@ -135,7 +141,10 @@ std::string make_tq3_config(const WeightPlan& plan, const PackRun& run, const We
 
 std::vector<OutputSize> list_output(const Checkpoint& source, const WeightPlan& plan, const PackRun& run) {
   std::vector<OutputSize> files;
-  for (const WeightShard& shard : plan.shards) files.push_back({shard.name, shard.bytes});
+  for (const WeightShard& shard : plan.shards) {
+    if (shard.part == run.part) files.push_back({shard.name, shard.bytes});
+  }
+  if (plan.options.parts > 1) return files;
   if (const auto index = make_index(plan)) files.push_back({std::string(kIndexName), index->size()});
   files.push_back({std::string(kTq3ConfigName), make_tq3_config(plan, run, WeightRecords(plan.items.size())).size()});
   if (const auto config = make_model_config(source.dir())) files.push_back({std::string(kModelConfigName), config->size()});
@@ -180,6 +189,7 @@ void finish_output(const std::string& dir, const WeightPlan& plan, const PackRun
   std::vector<std::string> small_files = list_companions(run.source_dir);
   for (const std::string_view name : {kTq3ConfigName, kIndexName, kModelConfigName}) small_files.emplace_back(name);
   remove_strays(dir, small_files);
+  remove_partial_files(dir);
   for (const std::string& journal : journals) {
     remove_file(journal);
     pass_write_point("journal-removed");

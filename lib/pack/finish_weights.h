@@ -24,8 +24,11 @@ struct OutputSize {
   std::string name;
   std::uint64_t bytes;
 };
-/// Every file that the output will consist of, and its exact size.
+/// Every file that the output will consist of, and its exact size; of one part of several, the files of weights that it writes.
 std::vector<OutputSize> list_output(const Checkpoint& source, const WeightPlan& plan, const PackRun& run);
+
+/// Deletes weights in the making, of whatever run.
+void remove_partial_files(const std::string& dir);
 
 /// True if the output of this very run is in place, whole: what finish_output() does has been done, but for the journals.
 bool is_in_place(const std::string& dir, const WeightPlan& plan, const PackRun& run);

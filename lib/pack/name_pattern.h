@@ -1,9 +1,10 @@
-// Regular expressions that choose tensors by name: Perl's syntax (PCRE2), on UTF-8.
+// Regular expressions that choose tensors by name: Perl's syntax, on UTF-8.
 #pragma once
 
-#include <memory>
 #include <string>
 #include <string_view>
+
+#include "lib/pcre.h"
 
 namespace tq {
 
@@ -18,7 +19,7 @@ class NamePattern {
 
  private:
   std::string pattern_;
-  std::shared_ptr<const void> code_;
+  Pcre pcre_;
 };
 
 }  // namespace tq

@@ -22,7 +22,7 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
-constexpr int kVersion = 1;  // of the journal
+constexpr int kVersion = 2;  // of the journal
 constexpr std::string_view kPartsOption = "number of parts (--shard)";
 
 /// What belongs to a model besides its weights and config.json.
@@ -72,18 +72,19 @@ WeightOptions parse_options(const Json& json) {
   return options;
 }
 
-/// The first difference between two objects, as a sentence; empty if there is none.
-std::string find_difference(const Json& before, const Json& now, const std::string& what) {
+std::optional<Difference> compare_objects(const Json& before, const Json& now, const std::string& what) {
   for (const auto& [key, value] : before.items()) {
-    if (!now.contains(key)) return fmt::format("{}{} was there and is gone", what, key);
-    if (now[key] == value) continue;
-    if (value.is_object() && now[key].is_object()) return find_difference(value, now[key], key + ": its ");
-    return fmt::format("{}{} was {} and is {}", what, key, value.dump(), now[key].dump());
+    if (!now.contains(key)) return Difference{what + key, value.dump(), ""};
+    if (value.is_object() && now[key].is_object()) {  // equal in whatever order their keys are
+      if (auto difference = compare_objects(value, now[key], what + key + ": its ")) return difference;
+    } else if (now[key] != value) {
+      return Difference{what + key, value.dump(), now[key].dump()};
+    }
   }
   for (const auto& [key, value] : now.items()) {
-    if (!before.contains(key)) return fmt::format("{}{} is new", what, key);
+    if (!before.contains(key)) return Difference{what + key, "", value.dump()};
   }
-  return "";
+  return std::nullopt;
 }
 
 /// NaN has no JSON.
@@ -131,22 +132,37 @@ std::string make_fingerprint(const Checkpoint& source, const WeightOptions& opti
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
-std::string hash_fingerprint(const std::string& fingerprint) {
+std::string portable_fingerprint(const std::string& fingerprint) {
   Json json = Json::parse(fingerprint);
   for (auto& [name, file] : json.at("file").items()) file.erase("time");
   json.at("option").erase(std::string(kPartsOption));
-  const std::string text = json.dump(-1, ' ', false, Json::error_handler_t::replace);
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+std::string hash_fingerprint(const std::string& fingerprint) {
+  const std::string text = portable_fingerprint(fingerprint);
   return format_hash(XXH64(text.data(), text.size(), 0));
 }
 
-void compare_fingerprints(const std::string& before, const std::string& now, const std::string& where) {
-  if (before == now) return;
+std::string Difference::describe() const {
+  if (before.empty()) return what + " is new";
+  if (now.empty()) return what + " was there and is gone";
+  return fmt::format("{} was {} and is {}", what, before, now);
+}
+
+std::optional<Difference> find_difference(const std::string& before, const std::string& now) {
+  if (before == now) return std::nullopt;
   const Json a = Json::parse(before);
   const Json b = Json::parse(now);
-  std::string difference = find_difference(a.at("option"), b.at("option"), "option ");
-  if (difference.empty()) difference = find_difference(a.at("file"), b.at("file"), "source file ");
-  if (difference.empty()) difference = find_difference(a, b, "");
-  throw Error(fmt::format("{}: cannot be continued: {}; undo that, or start again with --force", where, difference));
+  std::optional<Difference> difference = compare_objects(a.at("option"), b.at("option"), "option ");
+  if (!difference) difference = compare_objects(a.at("file"), b.at("file"), "source file ");
+  return difference ? difference : compare_objects(a, b, "");
+}
+
+void compare_fingerprints(const std::string& before, const std::string& now, const std::string& where) {
+  const std::optional<Difference> difference = find_difference(before, now);
+  if (!difference) return;
+  throw Error(fmt::format("{}: cannot be continued: {}; undo that, or start again with --force", where, difference->describe()));
 }
 
 std::string journal_name(int part, int parts) {
@@ -183,7 +199,10 @@ PackRun parse_run(const std::string& line, const std::string& where) {
 }
 
 std::string format_record(const WeightItem& item, const WeightRecord& record) {
-  Json json = {{"tensor", item.name()}, {"data", record.data_hash}};
+  Json json = {{"tensor", item.name()}, {"source", record.source_hash}, {"data", record.data_hash}};
+  if (const F16Losses& losses = record.losses; losses.any()) {
+    json["f16"] = {losses.zeroed, losses.largest_zeroed, losses.subnormal, losses.largest_subnormal};
+  }
   if (item.is_quantized()) {
     const WeightStats& stats = record.stats;
     json["norms"] = record.norms_hash;
@@ -197,6 +216,8 @@ std::string format_record(const WeightItem& item, const WeightRecord& record) {
   return json.dump();
 }
 
+std::string format_loss(const WeightItem& item) { return Json{{"tensor", item.name()}, {"lost", true}}.dump(); }
+
 void parse_records(const std::vector<std::string>& lines, const WeightPlan& plan, WeightRecords& records,
                    const std::string& where) {
   std::unordered_map<std::string_view, std::size_t> items;
@@ -206,8 +227,15 @@ void parse_records(const std::vector<std::string>& lines, const WeightPlan& plan
     for (std::size_t line = 1; line < lines.size(); ++line) {
       const Json json = Json::parse(lines[line]);
       const std::size_t index = items.at(json.at("tensor").get<std::string>());
+      records[index].reset();
+      if (json.contains("lost")) continue;
       WeightRecord record;
+      record.source_hash = json.at("source").get<std::string>();
       record.data_hash = json.at("data").get<std::string>();
+      if (json.contains("f16")) {
+        const Json& f16 = json["f16"];
+        record.losses = {f16.at(0).get<std::int64_t>(), f16.at(1).get<double>(), f16.at(2).get<std::int64_t>(), f16.at(3).get<double>()};
+      }
       if (plan.items[index].is_quantized()) {
         record.norms_hash = json.at("norms").get<std::string>();
         record.stats = {json.at("rows_checked").get<std::int64_t>(), json.at("values_checked").get<std::int64_t>(),

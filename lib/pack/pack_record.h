@@ -16,7 +16,9 @@ namespace tq {
 struct WeightRecord {
   std::string data_hash;   ///< XXH64 of the codes, or of the tensor as it is kept; 16 hex digits
   std::string norms_hash;  ///< of a quantized tensor
+  std::string source_hash; ///< SourceHash of the tensor that it was made from
   WeightStats stats;       ///< of a quantized tensor
+  F16Losses losses;        ///< of a tensor that is kept as F16
 };
 
 /// A run: the first line of its journal.
@@ -35,9 +37,22 @@ std::vector<std::string> list_companions(const std::string& dir);
 
 /// The fingerprint as PackRun has it. Error for a file that cannot be examined.
 std::string make_fingerprint(const Checkpoint& source, const WeightOptions& options);
-/// 16 hex digits, for tq_config.json: of all but the times and the number of parts, which change no tensor.
+/// What tq_config.json says of it: all but the times and the number of parts, which change no tensor.
+std::string portable_fingerprint(const std::string& fingerprint);
+/// 16 hex digits, of the portable one.
 std::string hash_fingerprint(const std::string& fingerprint);
-/// Throws Error that names what differs, such as "option --bits was 3 and is 4" or "model.safetensors: its size was ...".
+
+/// What differs first between two fingerprints.
+struct Difference {
+  std::string what;    ///< "option --bits", "source file model.safetensors: its size", "version of tq"
+  std::string before;  ///< JSON text; empty where there was none
+  std::string now;     ///< JSON text; empty where there is none
+
+  /// "option --bits was 3 and is 4".
+  std::string describe() const;
+};
+std::optional<Difference> find_difference(const std::string& before, const std::string& now);
+/// Throws Error that names what differs.
 void compare_fingerprints(const std::string& before, const std::string& now, const std::string& where);
 
 /// "tq-pack.journal", or "tq-pack-00002-of-00004.journal" for a part.
@@ -56,6 +71,9 @@ PackRun parse_run(const std::string& line, const std::string& where);
 std::string format_record(const WeightItem& item, const WeightRecord& record);
 
 using WeightRecords = std::vector<std::optional<WeightRecord>>;  ///< records[i] belongs to plan.items[i]
+
+/// The line that takes back the record of an item: its file is gone.
+std::string format_loss(const WeightItem& item);
 
 /// Adds the records of a journal's lines, the first left out. Error for a line that does not fit the plan.
 void parse_records(const std::vector<std::string>& lines, const WeightPlan& plan, WeightRecords& records,

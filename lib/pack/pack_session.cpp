@@ -13,6 +13,7 @@
 #include "lib/io/staged_file.h"
 #include "lib/io/write_point.h"
 #include "lib/pack/finish_weights.h"
+#include "lib/pack/weight_blocks.h"
 
 namespace tq {
 namespace {
@@ -24,21 +25,37 @@ constexpr std::uint64_t kSyncBytes = std::uint64_t{32} << 20;
 
 std::string join_path(const std::string& dir, std::string_view name) { return (fs::path(dir) / name).string(); }
 
-void make_directory(const std::string& dir, const Checkpoint& source) {
+/// Returns whether it was not there.
+bool make_directory(const std::string& dir, const Checkpoint& source) {
   std::error_code error;
   if (fs::equivalent(dir, source.dir(), error)) {
     throw Error(fmt::format("{}: is the source itself; choose another output directory", dir));
   }
-  fs::create_directories(dir, error);
+  const bool made = fs::create_directories(dir, error);
   if (error) throw Error(fmt::format("{}: cannot be made: {}; choose an output directory that you may write to", dir, error.message()));
+  return made;
 }
 
-/// Journals of runs that would write the same files.
+/// Another part of the same run has to be of the same source and options.
+void refuse_other_options(const std::string& path, const PartName& other, const PackRun& run) {
+  const std::string line = Journal::read_first_line(path);
+  if (line.empty()) return;
+  const auto difference = find_difference(parse_run(line, path).fingerprint, run.fingerprint);
+  if (!difference) return;
+  throw Error(fmt::format("{}: part {} of {} was packed otherwise: {}; do the same, or use --force on all parts", path,
+                          other.part, other.parts, difference->describe()));
+}
+
+/// Journals of runs that would write the same files, or other parts of them.
 void refuse_other_runs(const std::string& dir, const PackRun& run) {
   for (const fs::directory_entry& entry : fs::directory_iterator(dir)) {
     const std::string name = entry.path().filename().string();
     const std::optional<PartName> other = parse_journal_name(name);
-    if (!other || other->parts == run.options.parts) continue;
+    if (!other) continue;
+    if (other->parts == run.options.parts) {
+      if (other->part != run.part && !run.replace) refuse_other_options(entry.path().string(), *other, run);
+      continue;
+    }
     if (run.options.parts == 1 && run.replace) {
       Journal::create(entry.path().string(), "").remove();  // Error if somebody is at work there
       continue;
@@ -95,7 +112,7 @@ void check_hash(const std::string& path, const WeightItem& item, std::uint64_t o
 
 std::optional<PackSession> begin_session(const std::string& dir, const Checkpoint& source, const WeightPlan& plan, PackRun run,
                                          bool resume) {
-  make_directory(dir, source);
+  const bool made_dir = make_directory(dir, source);
   refuse_other_runs(dir, run);
   const std::string path = join_path(dir, journal_name(run.part, run.options.parts));
   if (!Journal::read(path).empty() && !run.replace) {
@@ -103,10 +120,14 @@ std::optional<PackSession> begin_session(const std::string& dir, const Checkpoin
     throw Error(fmt::format("{}: an unfinished run is there; --resume goes on with it, --force starts again", path));
   }
   if (resume && is_in_place(dir, plan, run)) return std::nullopt;
+  if (const std::string difference = resume ? compare_with_result(dir, run) : ""; !difference.empty()) {
+    throw Error(fmt::format("{}: is complete, and was packed otherwise: {}; use --force to replace it, or choose another directory",
+                            dir, difference));
+  }
   if (!run.replace) refuse_existing_files(dir, source);
   Journal journal = Journal::create(path, format_run(run));
   pass_write_point("journal-created");
-  PackSession session{dir, std::move(run), std::move(journal), WeightRecords(plan.items.size())};
+  PackSession session{dir, std::move(run), std::move(journal), WeightRecords(plan.items.size()), made_dir};
   return session;
 }
 
@@ -115,6 +136,62 @@ bool PackSession::is_finished(const WeightPlan& plan) const {
     if (plan.items[i].part == run.part && !records[i]) return false;
   }
   return true;
+}
+
+std::string compare_with_result(const std::string& dir, const PackRun& run) {
+  const std::string path = join_path(dir, kTq3ConfigName);
+  if (!Tq3Checkpoint::claims(dir)) return "";
+  const Tq3Config config = parse_tq3_config(read_text_file(path), path);
+  if (!config.by_tq) return "";
+  const auto difference = find_difference(config.made_from, portable_fingerprint(run.fingerprint));
+  return difference ? difference->describe() : "";
+}
+
+std::vector<std::string> PackSession::forget_lost(const WeightPlan& plan) {
+  std::vector<bool> is_lost(plan.shards.size());
+  std::vector<std::string> files;
+  for (std::size_t i = 0; i < plan.shards.size(); ++i) {
+    const std::string path = join_path(dir, plan.shards[i].name);
+    std::error_code error;
+    const std::optional<std::uint64_t> partial = StagedFile::find(path);
+    const std::uintmax_t bytes = partial ? *partial : fs::file_size(path, error);
+    is_lost[i] = error || bytes != plan.shards[i].bytes;
+  }
+  std::vector<std::string> lines;
+  std::set<int> lost;
+  for (std::size_t i = 0; i < plan.items.size(); ++i) {
+    if (!records[i]) continue;
+    const WeightItem& item = plan.items[i];
+    for (const int shard : {item.data.shard, item.is_quantized() ? item.norms.shard : item.data.shard}) {
+      if (!is_lost[static_cast<std::size_t>(shard)]) continue;
+      lost.insert(shard);
+      records[i].reset();
+    }
+    if (!records[i]) lines.push_back(format_loss(item));
+  }
+  if (!lines.empty()) journal.append(lines);
+  for (const int shard : lost) files.push_back(plan.shards[static_cast<std::size_t>(shard)].name);
+  return files;
+}
+
+void PackSession::discard(const WeightPlan& plan) {
+  for (const WeightShard& shard : plan.shards) {
+    if (shard.part == run.part) StagedFile::remove(join_path(dir, shard.name));
+  }
+  if (run.options.parts == 1) remove_partial_files(dir);  // of a run that was given up for this one
+  journal.remove();
+  std::error_code ignored;
+  if (made_dir) fs::remove(dir, ignored);  // only if it is empty
+}
+
+void check_sources(const Checkpoint& source, const WeightPlan& plan, const WeightRecords& records, int threads) {
+  parallel_for(threads, static_cast<std::int64_t>(plan.items.size()), [&](std::int64_t i) {
+    const auto index = static_cast<std::size_t>(i);
+    if (!records[index] || hash_source(source, plan, index) == records[index]->source_hash) return;
+    const WeightItem& item = plan.items[index];
+    throw Error(fmt::format("{}: tensor {} is not what it was when it was packed; get the source as it was, or start again with --force",
+                            source.shards()[static_cast<std::size_t>(item.source->shard)].file().path(), quote_name(item.name())));
+  });
 }
 
 void check_finished(const std::string& dir, const WeightPlan& plan, const WeightRecords& records, int threads,
@@ -133,21 +210,21 @@ void check_finished(const std::string& dir, const WeightPlan& plan, const Weight
 }
 
 void reserve_shards(const PackSession& session, const WeightPlan& plan) {
-  std::set<int> begun;  // shards in which a record's data lies: they are there
+  std::set<int> begun;   // shards in which a record's data lies: they are there
+  std::set<int> needed;  // shards that will be written to
   for (std::size_t i = 0; i < plan.items.size(); ++i) {
-    if (!session.records[i]) continue;
-    begun.insert(plan.items[i].data.shard);
-    if (plan.items[i].is_quantized()) begun.insert(plan.items[i].norms.shard);
+    std::set<int>& shards = session.records[i] ? begun : needed;
+    shards.insert(plan.items[i].data.shard);
+    if (plan.items[i].is_quantized()) shards.insert(plan.items[i].norms.shard);
   }
   for (std::size_t i = 0; i < plan.shards.size(); ++i) {
     const WeightShard& shard = plan.shards[i];
-    if (shard.part != session.run.part) continue;
+    if (shard.part != session.run.part || !needed.contains(static_cast<int>(i))) continue;
     const std::string path = join_path(session.dir, shard.name);
-    if (!begun.contains(static_cast<int>(i)) || StagedFile::find(path) != shard.bytes) {
-      if (begun.contains(static_cast<int>(i))) {
-        throw Error(fmt::format("{}{}: has lost its finished tensors; start again with --force", path, kPartialSuffix));
-      }
+    if (!begun.contains(static_cast<int>(i))) {
       StagedFile::create(path, shard.bytes);
+    } else if (!StagedFile::find(path)) {
+      StagedFile::take_back(path);
     }
     StagedFile::open(path).write(0, std::as_bytes(std::span(shard.header)));
     pass_write_point("shard-reserved");

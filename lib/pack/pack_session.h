@@ -23,23 +23,40 @@ struct PackSession {
   PackRun run;
   Journal journal;
   WeightRecords records;  ///< of the plan's items: those that were finished before
+  bool made_dir = false;  ///< by this process
 
   /// Every item of the part has a record.
   bool is_finished(const WeightPlan& plan) const;
+
+  /// Takes back, in the journal too, the records of tensors whose file is gone or is not of its size. Returns the files.
+  std::vector<std::string> forget_lost(const WeightPlan& plan);
+
+  /// Deletes what the run, or one that was given up for it, has written: there is nothing that could be continued. An earlier
+  /// result stays, and so do other parts.
+  void discard(const WeightPlan& plan);
 };
 
 /// Makes the directory and begins a run, or goes on with one (`resume`; begins it if there is none). Throws Error, which
 /// says what to do: the directory cannot be made or is the source's; another process is at work; a run was interrupted and
-/// `resume` is false; the fingerprints differ; files of a checkpoint are there (without run.replace). Nothing at all if
-/// `resume` and the result of this very run is there, complete.
+/// `resume` is false; the fingerprints differ, from those of the journal, of the other parts that have begun (without
+/// run.replace) or, with `resume`, of the result that is there; files of a checkpoint are there (without run.replace).
+/// Nothing at all if `resume` and the result of this very run is there, complete.
 std::optional<PackSession> begin_session(const std::string& dir, const Checkpoint& source, const WeightPlan& plan, PackRun run,
                                          bool resume);
 
-/// Reads every tensor that has a record, and throws Error that names one whose hash is another.
+/// Reads what was written of every tensor that has a record, and throws Error that names one whose hash is another.
 void check_finished(const std::string& dir, const WeightPlan& plan, const WeightRecords& records, int threads,
                     const Progress& progress);
 
-/// Makes sure that the part's files are there in their final size, header included. Error where there is no room.
+/// The same of their sources: size and time of a file can stay while its bytes change.
+void check_sources(const Checkpoint& source, const WeightPlan& plan, const WeightRecords& records, int threads);
+
+/// "option --bits was 3 and is 4": how what was asked for differs from what made the result in `dir`. Empty if it does not, or
+/// there is no result that tells.
+std::string compare_with_result(const std::string& dir, const PackRun& run);
+
+/// Makes sure that the part's files that are still to be written to are there in their final size, header included. Error
+/// where there is no room.
 void reserve_shards(const PackSession& session, const WeightPlan& plan);
 
 /// Writes down what is finished, in a thread of its own: first the data is made durable, then the record.

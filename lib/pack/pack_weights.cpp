@@ -16,15 +16,14 @@ namespace {
 struct OpenTensor {
   XXH64_state_t data;
   XXH64_state_t norms;
+  SourceHash source;
   WeightCheck check;
+  F16Losses losses;
   std::uint64_t done = 0;  // bytes of the source
 
-  OpenTensor() { reset(); }
-  void reset() {
+  OpenTensor() {
     XXH64_reset(&data, 0);
     XXH64_reset(&norms, 0);
-    check.clear();
-    done = 0;
   }
 };
 
@@ -54,7 +53,9 @@ void pack_blocks(const Checkpoint& source, const WeightPlan& plan, const Backend
     const BlockBuffers& b = buffers[static_cast<std::size_t>(thread)];
     XXH64_update(&open.data, b.data_written.data(), b.data_written.size());
     XXH64_update(&open.norms, b.norms_written.data(), b.norms_written.size());
+    open.source.add(b.source_hash);
     open.check.merge(b.check);
+    open.losses.merge(b.losses);
     open.done += b.source_bytes;
     result.bytes_read += b.source_bytes;
     result.bytes_written += b.data_written.size() + b.norms_written.size();
@@ -63,8 +64,9 @@ void pack_blocks(const Checkpoint& source, const WeightPlan& plan, const Backend
     if (!block.is_last) return;
     files.close_before(item.data.shard);
     recorder.add(block.item, {format_hash(XXH64_digest(&open.data)),
-                              item.is_quantized() ? format_hash(XXH64_digest(&open.norms)) : "", open.check.result()});
-    open.reset();
+                              item.is_quantized() ? format_hash(XXH64_digest(&open.norms)) : "", open.source.result(),
+                              open.check.result(), open.losses});
+    open = OpenTensor();
   };
   parallel_ordered(threads, static_cast<std::int64_t>(blocks.size()), encode_block, finish_block);
   recorder.finish();
@@ -81,13 +83,20 @@ PackWeightsResult pack_weights(const Checkpoint& source, const WeightPlan& plan,
     return result;
   }
   // From here on nobody else is at work on this part.
+  result.lost = session->forget_lost(plan);
   result.resumed = std::count_if(session->records.begin(), session->records.end(), [](const auto& r) { return r.has_value(); });
   check_finished(dir, plan, session->records, options.threads, options.check_progress);
-  // From here on every tensor with a record is as it was written.
+  check_sources(source, plan, session->records, options.threads);
+  // From here on every tensor with a record is as it was written, from the source that is there.
   if (!session->is_finished(plan)) {
     reserve_shards(*session, plan);
     // From here on there is room for all.
-    pack_blocks(source, plan, backend, *session, options, result);
+    try {
+      pack_blocks(source, plan, backend, *session, options, result);
+    } catch (const RefusedValue&) {
+      session->discard(plan);
+      throw;
+    }
   }
   // From here on every tensor of the part is on disk and recorded.
   if (run.options.parts == 1) {

@@ -23,6 +23,7 @@ inline constexpr int kMostPackThreads = 256;
 struct PackWeightsResult {
   WeightRecords records;            ///< of the plan's items; of other parts: nothing
   std::int64_t resumed = 0;         ///< tensors that an earlier run had finished
+  std::vector<std::string> lost;    ///< files that an earlier run had begun and that were gone: they were packed again
   std::uint64_t bytes_read = 0;     ///< of tensors, by this run
   std::uint64_t bytes_written = 0;  ///< of tensors, by this run
   bool was_complete = false;        ///< the result was there already; nothing was done, and there are no records
@@ -31,20 +32,24 @@ struct PackWeightsResult {
 
 /// Quantizes and copies the items of run.part as `plan` says into the directory `dir`; a run of one part then puts the output
 /// in place. Codes, norms and kept tensors depend neither on the backend nor on the threads.
-/// Errors: those of begin_session(), reserve_shards() and check_finished(); a value that cannot be quantized (NaN, infinity)
-/// or that F16 cannot hold, by file, tensor and index; those of reading and writing. After an Error `resume` goes on.
+/// Errors: those of begin_session(), reserve_shards(), check_finished() and check_sources(); those of reading and writing.
+/// After an Error `resume` goes on. RefusedValue: a value that cannot be quantized (NaN, infinity) or that F16 cannot hold, by
+/// file, tensor and index; nothing that the run or part has written is left.
 PackWeightsResult pack_weights(const Checkpoint& source, const WeightPlan& plan, const Backend& backend, const std::string& dir,
                                const PackRun& run, const PackWeightsOptions& options);
 
-/// Puts the output in place once all parts in `dir` are finished, after reading every tensor again to check its hash.
-/// Error: no parts, parts that are missing or unfinished (all are named), parts of runs that differ; the source is not where
-/// it was or has changed.
 struct MergeResult {
-  std::string source_dir;
-  int parts;
-  std::size_t shards;
-  std::uint64_t bytes;  ///< of the shards
+  std::string source_dir;   ///< empty if was_complete
+  int parts = 0;            ///< 0 if was_complete
+  std::size_t shards = 0;
+  std::uint64_t bytes = 0;  ///< of the shards
+  bool was_complete = false;  ///< a whole result was there already, and no parts; every hash was checked
 };
-MergeResult merge_shards(const std::string& dir, int threads, const Progress& progress);
+
+/// Puts the output in place once all parts in `dir` are finished, after reading every tensor again to check its hash. Where
+/// a whole result of pack-weights is there already and no part, checks that.
+/// Error: neither, parts that are missing or unfinished (all are named), parts that were packed otherwise (part and option are
+/// named), a file that is gone; the source is not where it was or has changed; what was written has changed.
+MergeResult merge_shards(const std::string& dir, const Backend& backend, int threads, const Progress& progress);
 
 }  // namespace tq

@@ -245,6 +245,12 @@ std::uint64_t WeightPlan::part_input_bytes(int part) const {
   return bytes;
 }
 
+std::uint64_t WeightPlan::part_tensor_bytes(int part) const {
+  std::uint64_t bytes = 0;
+  for (const WeightItem& item : items) bytes += item.part == part ? item.bytes() : 0;
+  return bytes;
+}
+
 WeightPlan plan_weights(const Checkpoint& source, const WeightOptions& options) {
   check_weight_options(options);
   if (Tq3Checkpoint::claims(source.dir())) {

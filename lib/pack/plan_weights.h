@@ -79,8 +79,9 @@ struct WeightPlan {
   std::uint64_t tensor_bytes = 0;   ///< of the output's tensors: "total_size" of the index
   std::uint64_t shard_bytes = 0;    ///< of the output's shards, headers included
 
-  /// Input bytes of one part.
+  /// Bytes of the source's tensors, and of the output's, of one part.
   std::uint64_t part_input_bytes(int part) const;
+  std::uint64_t part_tensor_bytes(int part) const;
 };
 
 /// Error, which names file and tensor: the source is a native TQ3 checkpoint already; a tensor that would be quantized is

@@ -10,6 +10,7 @@
 
 #include "lib/convert.h"
 #include "lib/error.h"
+#include "lib/io/kv_file.h"
 #include "lib/io/write_point.h"
 
 namespace tq {
@@ -20,6 +21,30 @@ std::int64_t element_bytes(const WeightItem& item) { return static_cast<std::int
 /// Elements of the source before a group: rows are not padded there.
 std::int64_t first_element(const WeightItem& item, std::int64_t group) {
   return group / item.groups * item.in_dim() + group % item.groups * item.codec->scheme().dim;
+}
+
+/// Bytes of the item's source: what a block reads.
+struct ByteRange {
+  std::uint64_t first;
+  std::uint64_t count;
+};
+
+ByteRange source_range(const WeightItem& item, const WeightBlock& block) {
+  if (!item.is_quantized() || block.count == 0) {
+    return {static_cast<std::uint64_t>(block.first), static_cast<std::uint64_t>(block.count)};
+  }
+  const std::int64_t group_size = item.codec->scheme().dim;
+  const std::int64_t first = first_element(item, block.first);
+  const std::int64_t last_group = block.first + block.count - 1;
+  const std::int64_t in_last = std::min(group_size, item.in_dim() - last_group % item.groups * group_size);
+  const std::int64_t count = first_element(item, last_group) + in_last - first;
+  return {static_cast<std::uint64_t>(first * element_bytes(item)), static_cast<std::uint64_t>(count * element_bytes(item))};
+}
+
+void read_block(const Checkpoint& source, const WeightItem& item, const WeightBlock& block, std::vector<std::byte>& bytes) {
+  const ByteRange range = source_range(item, block);
+  bytes.resize(range.count);
+  source.read(*item.source, range.first, bytes);
 }
 
 void cut_quantized(const WeightItem& item, std::size_t index, std::vector<WeightBlock>& blocks) {
@@ -33,26 +58,52 @@ void cut_quantized(const WeightItem& item, std::size_t index, std::vector<Weight
   }
 }
 
+void cut_item(const WeightItem& item, std::size_t index, std::vector<WeightBlock>& blocks) {
+  const std::size_t before = blocks.size();
+  const auto bytes = static_cast<std::int64_t>(item.source->info->bytes);
+  if (item.is_quantized()) {
+    cut_quantized(item, index, blocks);
+  } else {
+    for (std::int64_t first = 0; first < bytes; first += kBlockBytes) {
+      blocks.push_back({index, first, std::min(kBlockBytes, bytes - first), false});
+    }
+  }
+  if (blocks.size() == before) blocks.push_back({index, 0, 0, false});  // an empty tensor is finished, too
+  blocks.back().is_last = true;
+}
+
 }  // namespace
 
 std::vector<WeightBlock> cut_into_blocks(const WeightPlan& plan, const std::vector<bool>& wanted) {
   std::vector<WeightBlock> blocks;
   for (std::size_t i = 0; i < plan.items.size(); ++i) {
-    if (!wanted[i]) continue;
-    const WeightItem& item = plan.items[i];
-    const std::size_t before = blocks.size();
-    const auto bytes = static_cast<std::int64_t>(item.source->info->bytes);
-    if (item.is_quantized()) {
-      cut_quantized(item, i, blocks);
-    } else {
-      for (std::int64_t first = 0; first < bytes; first += kBlockBytes) {
-        blocks.push_back({i, first, std::min(kBlockBytes, bytes - first), false});
-      }
-    }
-    if (blocks.size() == before) blocks.push_back({i, 0, 0, false});  // an empty tensor is finished, too
-    blocks.back().is_last = true;
+    if (wanted[i]) cut_item(plan.items[i], i, blocks);
   }
   return blocks;
+}
+
+SourceHash::SourceHash() { XXH64_reset(&state_, 0); }
+
+void SourceHash::add(std::uint64_t block_hash) {
+  std::uint8_t bytes[8];
+  for (int i = 0; i < 8; ++i) bytes[i] = static_cast<std::uint8_t>(block_hash >> (8 * i));
+  XXH64_update(&state_, bytes, sizeof(bytes));
+}
+
+std::string SourceHash::result() const { return format_hash(XXH64_digest(&state_)); }
+
+std::uint64_t hash_block(std::span<const std::byte> source) { return XXH3_64bits(source.data(), source.size()); }
+
+std::string hash_source(const Checkpoint& source, const WeightPlan& plan, std::size_t item) {
+  std::vector<WeightBlock> blocks;
+  cut_item(plan.items[item], item, blocks);
+  SourceHash hash;
+  std::vector<std::byte> bytes;
+  for (const WeightBlock& block : blocks) {
+    read_block(source, plan.items[item], block, bytes);
+    hash.add(hash_block(bytes));
+  }
+  return hash.result();
 }
 
 StagedFile& ShardFiles::open(int shard) {
@@ -68,27 +119,30 @@ void ShardFiles::close_before(int shard) {
   files_.erase(files_.begin(), files_.lower_bound(shard));
 }
 
+BlockWorker::BlockWorker(const Checkpoint& source, const WeightPlan& plan, const Backend& backend, ShardFiles& files)
+    : source_(source), plan_(plan), backend_(backend), files_(files) {
+  for (const WeightItem& item : plan.items) {
+    if (item.is_quantized() && item.codec->effort() > 0) padded_.try_emplace(item.bits(), *item.codec);
+  }
+}
+
 void BlockWorker::run(const WeightBlock& block, BlockBuffers& b) const {
   const WeightItem& item = plan_.items[block.item];
   b.check.clear();
+  b.losses = F16Losses();
   b.data_written = b.norms_written = {};
-  b.source_bytes = 0;
+  read_block(source_, item, block, b.source);
+  b.source_bytes = b.source.size();
+  b.source_hash = hash_block(b.source);
   if (block.count == 0) return;
   item.is_quantized() ? quantize(item, block, b) : keep(item, block, b);
   pass_write_point("block-written");
 }
 
 /// The groups of a block as the codec wants them: each of group_size values, the last one of a row padded with zeros.
-const std::byte* BlockWorker::read_groups(const WeightItem& item, const WeightBlock& block, BlockBuffers& b) const {
+const std::byte* BlockWorker::pad_groups(const WeightItem& item, const WeightBlock& block, BlockBuffers& b) const {
   const std::int64_t group_size = item.codec->scheme().dim;
   const std::int64_t bytes = element_bytes(item);
-  const std::int64_t first = first_element(item, block.first);
-  const std::int64_t last_group = block.first + block.count - 1;
-  const std::int64_t in_last = std::min(group_size, item.in_dim() - last_group % item.groups * group_size);
-  const std::int64_t end = first_element(item, last_group) + in_last;
-  b.source_bytes = static_cast<std::uint64_t>((end - first) * bytes);
-  b.source.resize(b.source_bytes);
-  source_.read(*item.source, static_cast<std::uint64_t>(first * bytes), b.source);
   if (item.in_dim() % group_size == 0) return b.source.data();
   b.padded.assign(static_cast<std::size_t>(block.count * group_size * bytes), std::byte{0});
   const std::byte* from = b.source.data();
@@ -104,13 +158,14 @@ const std::byte* BlockWorker::read_groups(const WeightItem& item, const WeightBl
 }
 
 void BlockWorker::quantize(const WeightItem& item, const WeightBlock& block, BlockBuffers& b) const {
-  const std::byte* groups = read_groups(item, block, b);
+  const std::byte* groups = pad_groups(item, block, b);
   const Scheme& scheme = item.codec->scheme();
   b.codes.resize(static_cast<std::size_t>(block.count * scheme.code_bytes()));
   b.norms.resize(static_cast<std::size_t>(block.count));
   const std::int64_t refused =
       backend_.encode(*item.codec, item.source->info->dtype, groups, block.count, b.codes.data(), b.norms.data());
   if (refused >= 0) refuse_group(item, block.first + refused, groups + refused * scheme.dim * element_bytes(item));
+  settle_padded(item, block, groups, b);
   const auto first = static_cast<std::uint64_t>(block.first);
   b.data_written = std::as_bytes(std::span(b.codes));
   b.norms_written = std::as_bytes(std::span(b.norms));
@@ -119,30 +174,56 @@ void BlockWorker::quantize(const WeightItem& item, const WeightBlock& block, Blo
   b.check.check(backend_, item, block, groups, b.codes.data(), b.norms.data());
 }
 
-void BlockWorker::keep(const WeightItem& item, const WeightBlock& block, BlockBuffers& b) const {
-  b.source_bytes = static_cast<std::uint64_t>(block.count);
-  b.source.resize(b.source_bytes);
-  source_.read(*item.source, static_cast<std::uint64_t>(block.first), b.source);
-  const DType from = item.source->info->dtype;
-  const std::int64_t first = block.first / element_bytes(item);
-  b.data_written = b.source;
-  if (item.stored != from) {
-    const std::int64_t count = block.count / element_bytes(item);
-    std::vector<float> values(static_cast<std::size_t>(count));
-    convert_to_float(from, b.source.data(), count, values.data());
-    constexpr float kBeyondF16 = 65520;  // what rounds to infinity
-    const auto beyond = std::find_if(values.begin(), values.end(),
-                                     [](float x) { return std::isfinite(x) && std::fabs(x) >= kBeyondF16; });
-    if (beyond != values.end()) {
-      refuse(item, first + (beyond - values.begin()),
-             fmt::format("is {}, and F16 ends at 65504; use --keep-dtype same", *beyond));
-    }
-    b.kept.resize(static_cast<std::size_t>(count) * size_of(item.stored));
-    convert_from_float(values.data(), count, item.stored, b.kept.data());
-    b.data_written = b.kept;
+/// The last groups of rows that are no multiple of the group size, together.
+void BlockWorker::settle_padded(const WeightItem& item, const WeightBlock& block, const std::byte* groups, BlockBuffers& b) const {
+  const std::int64_t values = item.in_dim() % item.codec->scheme().dim;
+  if (item.codec->effort() == 0 || values == 0) return;
+  const auto code_bytes = static_cast<std::size_t>(item.codec->scheme().code_bytes());
+  const auto group_bytes = static_cast<std::size_t>(item.codec->scheme().dim * element_bytes(item));
+  std::vector<std::size_t> last;
+  for (std::int64_t group = 0; group < block.count; ++group) {
+    if ((block.first + group) % item.groups == item.groups - 1) last.push_back(static_cast<std::size_t>(group));
   }
-  const auto offset = static_cast<std::uint64_t>(first) * size_of(item.stored);
-  files_.open(item.data.shard).write(item.data.offset + offset, b.data_written);
+  std::vector<std::byte> rows(last.size() * group_bytes);
+  std::vector<std::uint8_t> codes(last.size() * code_bytes);
+  std::vector<float> norms(last.size());
+  for (std::size_t i = 0; i < last.size(); ++i) {
+    std::memcpy(rows.data() + i * group_bytes, groups + last[i] * group_bytes, group_bytes);
+    std::memcpy(codes.data() + i * code_bytes, b.codes.data() + last[i] * code_bytes, code_bytes);
+    norms[i] = b.norms[last[i]];
+  }
+  padded_.at(item.bits()).settle(backend_, item.source->info->dtype, rows.data(), static_cast<std::int64_t>(last.size()), values,
+                                 codes.data(), norms.data());
+  for (std::size_t i = 0; i < last.size(); ++i) {
+    std::memcpy(b.codes.data() + last[i] * code_bytes, codes.data() + i * code_bytes, code_bytes);
+    b.norms[last[i]] = norms[i];
+  }
+}
+
+void BlockWorker::keep(const WeightItem& item, const WeightBlock& block, BlockBuffers& b) const {
+  b.data_written = b.source;
+  if (item.stored != item.source->info->dtype) cast_to_f16(item, block, b);
+  const auto first = static_cast<std::uint64_t>(block.first / element_bytes(item));
+  files_.open(item.data.shard).write(item.data.offset + first * size_of(item.stored), b.data_written);
+}
+
+void BlockWorker::cast_to_f16(const WeightItem& item, const WeightBlock& block, BlockBuffers& b) const {
+  const std::int64_t count = block.count / element_bytes(item);
+  b.values.resize(static_cast<std::size_t>(count));
+  b.stored.resize(static_cast<std::size_t>(count));
+  convert_to_float(item.source->info->dtype, b.source.data(), count, b.values.data());
+  constexpr float kBeyondF16 = 65520;  // what rounds to infinity
+  const auto beyond = std::find_if(b.values.begin(), b.values.end(),
+                                   [](float x) { return std::isfinite(x) && std::fabs(x) >= kBeyondF16; });
+  if (beyond != b.values.end()) {
+    refuse(item, block.first / element_bytes(item) + (beyond - b.values.begin()),
+           fmt::format("is {}, and F16 ends at 65504; use --keep-dtype same", *beyond));
+  }
+  b.kept.resize(static_cast<std::size_t>(count) * size_of(DType::kF16));
+  convert_from_float(b.values.data(), count, DType::kF16, b.kept.data());
+  convert_to_float(DType::kF16, b.kept.data(), count, b.stored.data());
+  b.losses.add(b.values, b.stored);
+  b.data_written = b.kept;
 }
 
 void BlockWorker::refuse_group(const WeightItem& item, std::int64_t group, const std::byte* values) const {
@@ -165,7 +246,8 @@ void BlockWorker::refuse(const WeightItem& item, std::int64_t element, const std
     index.insert(index.begin(), element % *dim);
     element /= *dim;
   }
-  throw Error(fmt::format("{}: tensor {}: the value at [{}] {}",
+  throw RefusedValue(
+      fmt::format("{}: tensor {}: the value at [{}] {}",
                           source_.shards()[static_cast<std::size_t>(item.source->shard)].file().path(), quote_name(item.name()),
                           fmt::join(index, ", "), what));
 }

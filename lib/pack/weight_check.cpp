@@ -1,6 +1,7 @@
 #include "lib/pack/weight_check.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "lib/convert.h"
@@ -19,7 +20,9 @@ Sample choose_sample(const WeightItem& item, const WeightBlock& block) {
   const std::int64_t groups_a_row = block.count % item.groups == 0 && block.first % item.groups == 0 ? item.groups : 1;
   const std::int64_t rows = block.count / groups_a_row;
   const std::int64_t share = checked_share(item);
-  return {(rows + share - 1) / share, groups_a_row};
+  if (rows >= share) return {(rows + share - 1) / share, groups_a_row};
+  const std::int64_t number = block.first / block.count;  // a block of few rows: one row of every so many blocks
+  return {number % (share / rows) == 0 ? 1 : 0, groups_a_row};
 }
 
 RowSums add_up(const RowSums& a, const RowSums& b) {
@@ -32,9 +35,29 @@ std::int64_t checked_share(const WeightItem& item) {
   return std::clamp<std::int64_t>(item.source->info->elements() / kLeastChecked, 1, kLeastShare);
 }
 
+void F16Losses::add(std::span<const float> source, std::span<const float> stored) {
+  constexpr float kLeastNormal = 0x1p-14f;
+  for (std::size_t i = 0; i < source.size(); ++i) {
+    const float magnitude = std::fabs(source[i]);
+    if (!(magnitude < kLeastNormal) || source[i] == stored[i]) continue;
+    const bool is_zero = stored[i] == 0;
+    (is_zero ? zeroed : subnormal) += 1;
+    double& largest = is_zero ? largest_zeroed : largest_subnormal;
+    largest = std::max<double>(largest, magnitude);
+  }
+}
+
+void F16Losses::merge(const F16Losses& other) {
+  zeroed += other.zeroed;
+  subnormal += other.subnormal;
+  largest_zeroed = std::max(largest_zeroed, other.largest_zeroed);
+  largest_subnormal = std::max(largest_subnormal, other.largest_subnormal);
+}
+
 void WeightCheck::check(const Backend& backend, const WeightItem& item, const WeightBlock& block, const std::byte* groups,
                         const std::uint8_t* codes, const float* norms) {
   const Sample sample = choose_sample(item, block);
+  if (sample.rows == 0) return;
   const std::int64_t group_size = item.codec->scheme().dim;
   const std::int64_t row_length = sample.groups_a_row * group_size;  // padding included
   const std::int64_t lines = sample.rows * sample.groups_a_row;

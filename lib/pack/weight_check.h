@@ -1,13 +1,14 @@
 // What packing cost, measured on what was written: codes and norms are decoded again and compared with the source.
 //
 // Decoding and comparing every value would take longer than encoding it, so a sample is checked: of each block of rows that
-// is encoded the first rows, 1/32 of them; a larger share of a small tensor, so that about kLeastChecked values or all are
-// checked; at least one row of each block. The sample is even over the tensor and the same in every run. 2^15 values leave a
+// is encoded the first rows, 1/32 of them, or of blocks of few rows one row of every so many blocks; a larger share of a small
+// tensor, so that about kLeastChecked values or all are checked. The sample is even over the tensor and the same in every run. 2^15 values leave a
 // standard error of the relative MSE of about 1 %, a million 0.2 %. A wrong table, sign, shape or order of rows shows in
 // every sample; the worst row is the worst of those checked.
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "lib/backend.h"
@@ -31,6 +32,19 @@ struct WeightStats {
   std::int64_t worst_row = -1;  ///< the checked row with the lowest cosine
   double worst_cosine = 0;
   double kurtosis = 0;        ///< of the checked values; NaN where they are all equal
+};
+
+/// Values of a tensor that is kept as F16 for which F16 is too coarse near 0. Exact values count nowhere.
+struct F16Losses {
+  std::int64_t zeroed = 0;       ///< not 0 in the source, and 0 in F16
+  double largest_zeroed = 0;     ///< in magnitude
+  std::int64_t subnormal = 0;    ///< below 2^-14, where F16 has fewer digits, and stored with an error
+  double largest_subnormal = 0;  ///< in magnitude
+
+  /// `stored` holds the values of `source` as F16 has them.
+  void add(std::span<const float> source, std::span<const float> stored);
+  void merge(const F16Losses& other);
+  bool any() const { return zeroed + subnormal > 0; }
 };
 
 /// Rows [first, first + rows) of a tensor, or part of one row: what is encoded at a time. See cut_into_blocks().

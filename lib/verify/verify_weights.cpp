@@ -27,7 +27,7 @@ struct Pair {
   double max_abs_error = 0;
   double error_energy = 0, energy = 0;  // of a kept tensor
   bool same_values = true;
-  std::int64_t requantized = 0;
+  GroupCounts groups;
 };
 
 /// Rows of a quantized tensor, values of one that is kept, or bytes of one that is no float.
@@ -43,7 +43,7 @@ struct Part {
   double max_abs_error = 0;
   double error_energy = 0, energy = 0;
   bool same_values = true;
-  std::int64_t requantized = 0;
+  GroupCounts groups;
   std::vector<float> x, x_hat, other;
   std::vector<std::byte> stored, expected;
 };
@@ -65,7 +65,7 @@ std::vector<Pair> pair_tensors(const WeightReader& packed, const WeightReader& s
       throw Error(fmt::format("{}: tensor {}: rows of {} values of {} cannot be compared", source.path_of(*original),
                               quote_name(tensor.name), tensor.row_length(), name_of(original->dtype)));
     }
-    pairs.push_back({&tensor, original, {}, {}, 0, 0, 0, true, 0});
+    pairs.push_back({&tensor, original, {}, {}, 0, 0, 0, true, {}});
   }
   for (const WeightReader::Tensor& tensor : source.tensors()) {
     if (packed.find(tensor.name) != nullptr) continue;
@@ -107,7 +107,7 @@ class Comparison {
     part.stats = part.control = ErrorStats();
     part.max_abs_error = part.error_energy = part.energy = 0;
     part.same_values = true;
-    part.requantized = 0;
+    part.groups = GroupCounts();
     if (pair.packed->bits != 0) return compare_rows(pair, piece, part);
     if (pair.packed->is_readable() && pair.source->is_readable()) return compare_kept(pair, piece, part);
     compare_bytes(pair, piece, part);
@@ -125,33 +125,43 @@ class Comparison {
     for (std::size_t i = 0; i < values; ++i) {
       part.max_abs_error = std::max(part.max_abs_error, std::abs(static_cast<double>(part.x[i]) - part.x_hat[i]));
     }
-    part.requantized = count_requantized(*pair.packed->quantized, piece);
+    part.groups = count_groups(*pair.packed, piece);
     if (!piece.with_control) return;
     part.other.resize(values);
     other_.read_rows(*other_.find(pair.packed->name), piece.first, piece.count, part.other.data());
     add_rows(pair, piece, part.x, part.other, part.control);
   }
 
-  std::int64_t count_requantized(const Tq3Tensor& tensor, const Piece& piece) const {
+  GroupCounts count_groups(const WeightReader::Tensor& packed, const Piece& piece) const {
+    const Tq3Tensor& tensor = *packed.quantized;
     const Backend& backend = packed_.backend();
     const Codec& nearest = nearest_.at(tensor.bits);
     const auto code_bytes = static_cast<std::size_t>(nearest.scheme().code_bytes());
+    const auto dim = static_cast<std::size_t>(nearest.scheme().dim);
     const std::int64_t count = piece.count * tensor.groups;
     const auto lines = static_cast<std::size_t>(count);
     const auto first = static_cast<std::uint64_t>(piece.first * tensor.groups);
     std::vector<std::uint8_t> codes(lines * code_bytes);
     std::vector<std::uint8_t> again(codes.size());
     std::vector<float> norms(lines);
-    std::vector<std::uint16_t> rows(lines * static_cast<std::size_t>(nearest.scheme().dim));
+    std::vector<std::uint16_t> rows(lines * dim);
     packed_.checkpoint().read(*tensor.packed, first * code_bytes, std::as_writable_bytes(std::span(codes)));
     packed_.checkpoint().read(*tensor.norms, first * sizeof(float), std::as_writable_bytes(std::span(norms)));
     backend.decode(*tensor.codec, codes.data(), norms.data(), count, DType::kBf16, rows.data());
-    if (backend.encode(nearest, DType::kBf16, rows.data(), count, again.data(), norms.data()) >= 0) return count;
-    std::int64_t changed = 0;
-    for (std::size_t line = 0; line < lines; ++line) {
-      changed += std::memcmp(codes.data() + line * code_bytes, again.data() + line * code_bytes, code_bytes) != 0 ? 1 : 0;
+    const auto groups = static_cast<std::size_t>(tensor.groups);
+    const std::size_t padding = groups * dim - static_cast<std::size_t>(packed.row_length());
+    for (std::size_t end = groups; end <= lines; end += groups) {
+      std::fill_n(rows.begin() + static_cast<std::ptrdiff_t>(end * dim - padding), padding, std::uint16_t{0});
     }
-    return changed;
+    const bool refused = backend.encode(nearest, DType::kBf16, rows.data(), count, again.data(), norms.data()) >= 0;
+    GroupCounts counts;
+    for (std::size_t line = 0; line < lines; ++line) {
+      const bool changed = refused || std::memcmp(codes.data() + line * code_bytes, again.data() + line * code_bytes, code_bytes) != 0;
+      const bool is_padded = padding > 0 && line % groups == groups - 1;
+      (is_padded ? counts.padded : counts.whole) += 1;
+      (is_padded ? counts.padded_changed : counts.whole_changed) += changed ? 1 : 0;
+    }
+    return counts;
   }
 
   void add_rows(const Pair& pair, const Piece& piece, const std::vector<float>& x, const std::vector<float>& x_hat,
@@ -211,7 +221,7 @@ void merge_part(Pair& pair, const Part& part) {
   pair.max_abs_error = std::isnan(part.max_abs_error) ? part.max_abs_error : std::max(pair.max_abs_error, part.max_abs_error);
   pair.error_energy += part.error_energy;
   pair.energy += part.energy;
-  pair.requantized += part.requantized;
+  pair.groups.add(part.groups);
   pair.same_values = pair.same_values && part.same_values;
 }
 
@@ -243,7 +253,7 @@ WeightTensorReport report_pair(const Pair& pair) {
   report.cosine_min = pair.stats.cosine_min();
   report.worst_row = pair.stats.worst_row();
   report.norm_bias = pair.stats.norm_bias();
-  report.requantized_groups = pair.requantized;
+  report.groups = pair.groups;
   report.is_zero = pair.stats.x_energy() == 0;
   if (pair.control.x_energy() > 0) report.other_seed_mse = pair.control.relative_mse();
   return report;
@@ -316,6 +326,13 @@ std::string_view name_of(KeptState state) {
   return "different";
 }
 
+void GroupCounts::add(const GroupCounts& other) {
+  whole += other.whole;
+  whole_changed += other.whole_changed;
+  padded += other.padded;
+  padded_changed += other.padded_changed;
+}
+
 std::uint64_t count_values(const WeightReader& reader) {
   std::uint64_t values = 0;
   for (const WeightReader::Tensor& tensor : reader.tensors()) values += static_cast<std::uint64_t>(tensor.values());
@@ -359,8 +376,7 @@ VerifyWeightsReport verify_weights(const WeightReader& packed, const WeightReade
     report.stored_bytes += report.tensors.back().stored_bytes;
     if (pair.packed->bits != 0) {
       report.quantized_values += pair.packed->values();
-      report.groups += pair.packed->quantized->rows * pair.packed->quantized->groups;
-      report.requantized_groups += pair.requantized;
+      report.groups.add(pair.groups);
     }
     error += pair.stats.error_energy();
     energy += pair.stats.x_energy();

@@ -32,6 +32,16 @@ enum class KeptState {
 };
 std::string_view name_of(KeptState state);  ///< "quantized", "equal", "rounded", "different"
 
+/// Groups whose codes change when they are decoded, rounded to BF16 and quantized again to nearest levels. The published vLLM
+/// loader does so, with whole groups; one that ends in padding is first cut to its row and padded with zeros again, as a
+/// tool does that packs an unpacked model.
+struct GroupCounts {
+  std::int64_t whole = 0, whole_changed = 0;
+  std::int64_t padded = 0, padded_changed = 0;
+
+  void add(const GroupCounts& other);
+};
+
 /// One tensor. Formulas: lib/measure/error_stats.h; a quantized row is one of the last dimension. NaN: not measured.
 struct WeightTensorReport {
   static constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
@@ -53,9 +63,7 @@ struct WeightTensorReport {
   std::int64_t worst_row = -1;  ///< of cosine_min; row of [product of the other dimensions][in_dim]
   double norm_bias = kNone;
   double other_seed_mse = kNone;  ///< relative MSE of the second control, over an eighth of the rows; NaN for zeros
-  /// Groups whose codes change when they are decoded, rounded to BF16 and quantized again to nearest levels, as the published
-  /// vLLM loader does with whole groups.
-  std::int64_t requantized_groups = 0;
+  GroupCounts groups;         ///< of a quantized tensor
   bool is_zero = false;           ///< every value of the source is 0: controls cannot be caught
 };
 
@@ -75,7 +83,7 @@ struct VerifyWeightsReport {
   std::vector<WeightGateReport> gates;
   std::uint64_t source_bytes = 0, stored_bytes = 0;  ///< of tensors
   std::int64_t quantized_values = 0;
-  std::int64_t groups = 0, requantized_groups = 0;  ///< of all quantized tensors
+  GroupCounts groups;                               ///< of all quantized tensors
   double relative_mse = WeightTensorReport::kNone;  ///< sum of squared errors over sum of squares of all quantized tensors
   Verdict verdict = Verdict::kNotMeasured;
 };

@@ -8,12 +8,19 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr int kSchemaVersion = 1;
+constexpr int kSchemaVersion = 2;
 
 Json number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
 
+void add_groups(Json& json, const GroupCounts& groups) {
+  json["groups"] = groups.whole;
+  json["requantized_groups"] = groups.whole_changed;
+  json["padded_groups"] = groups.padded;
+  json["requantized_padded_groups"] = groups.padded_changed;
+}
+
 Json tensor_json(const WeightTensorReport& t) {
-  return {{"name", t.name},
+  Json json = {{"name", t.name},
           {"shape", t.shape},
           {"bits", t.bits},
           {"state", std::string(name_of(t.state))},
@@ -29,8 +36,9 @@ Json tensor_json(const WeightTensorReport& t) {
           {"worst_row", t.worst_row},
           {"norm_bias", number(t.norm_bias)},
           {"max_abs_error", number(t.max_abs_error)},
-          {"other_seed_mse", number(t.other_seed_mse)},
-          {"requantized_groups", t.requantized_groups}};
+          {"other_seed_mse", number(t.other_seed_mse)}};
+  add_groups(json, t.groups);
+  return json;
 }
 
 }  // namespace
@@ -50,8 +58,7 @@ std::string format_weights_report_json(const VerifyWeightsReport& report, int ex
                    {"packed", report.stored_bytes},
                    {"ratio", number(static_cast<double>(report.source_bytes) / static_cast<double>(report.stored_bytes))}};
   json["quantized_values"] = report.quantized_values;
-  json["groups"] = report.groups;
-  json["requantized_groups"] = report.requantized_groups;
+  add_groups(json, report.groups);
   json["relative_mse"] = number(report.relative_mse);
   json["gates"] = Json::array();
   for (const WeightGateReport& gate : report.gates) {

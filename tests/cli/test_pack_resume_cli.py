@@ -126,10 +126,59 @@ class Resume(WeightsTest):
             file.seek(-1, os.SEEK_END)
             file.write(bytes([last[0] ^ 1]))
         self.refuse_resume([name, "the finished tensor", "--force"])
-        os.remove(partial)
-        self.refuse_resume(name.removesuffix(".tq-partial"))
         self.pack(self.source, *OPTIONS, "--force")
         self.assertEqual(self.tree("out"), self.whole)
+
+    def test_a_source_that_changed_under_its_size_and_time_is_refused_by_name(self):
+        self.interrupt("companion-copied:1")  # all are finished
+        shard = os.path.join(self.source, "model-00002-of-00002.safetensors")
+        with open(shard, "rb") as file:
+            before, status = file.read(), os.stat(shard)
+        name = list(helpers.read_safetensors(shard)[0])[-1]  # its last byte is the file's
+        with open(shard, "wb") as file:
+            file.write(before[:-1] + bytes([before[-1] ^ 1]))
+        os.utime(shard, ns=(status.st_atime_ns, status.st_mtime_ns))
+        self.refuse_resume(["model-00002-of-00002.safetensors", name, "not what it was", "--force"])
+        with open(shard, "wb") as file:
+            file.write(before)
+        os.utime(shard, ns=(status.st_atime_ns, status.st_mtime_ns))
+        self.check_resumed()
+
+    def test_files_that_are_gone_are_packed_again_by_name(self):
+        for point in ("companion-copied:1", "weights-in-place:2", "tensors-recorded:2"):
+            self.interrupt(point)
+            files = sorted(n for n in os.listdir(self.path("out")) if ".safetensors" in n)
+            for lost in (files[:1], files[-1:], files[:1] + files[2:3]):
+                with self.subTest(point=point, lost=lost):
+                    self.interrupt(point)
+                    for name in lost:
+                        os.remove(self.path("out/" + name))
+                    done = self.tq("pack-weights", self.source, "-o", "out", *OPTIONS, "--resume")
+                    self.assertEqual(self.tree("out"), self.whole)
+                    if "recorded" not in point:
+                        for name in lost:
+                            self.assertIn(name.removesuffix(".tq-partial") + ": was gone", done.stderr)
+
+    def test_a_file_that_is_gone_and_a_kill_while_it_is_packed_again(self):
+        self.interrupt("companion-copied:1")
+        name = next(n for n in sorted(os.listdir(self.path("out"))) if n.endswith(".tq-partial"))
+        for point in ("shard-reserved", "block-written", "tensors-recorded"):
+            os.remove(self.path("out/" + name))
+            subprocess.run([helpers.TQ, "pack-weights", self.source, "-o", self.path("out"), *OPTIONS, "--resume"],
+                           env={**os.environ, "TQ_TEST_KILL_AT": point + ":1"}, capture_output=True, timeout=60)
+        with open(self.path("out/" + name), "ab") as file:
+            file.truncate(100)
+        self.check_resumed()
+
+    def test_a_complete_result_of_other_options_is_refused_by_the_option(self):
+        self.remove("out")
+        self.pack(self.source, *OPTIONS)
+        self.refuse_resume(["--bits", "was 3 and is 2", "--force"], *OPTIONS, "--bits", 2)
+        self.refuse_resume(["--keep-dtype", '"f16"', '"same"'], *OPTIONS[:2])
+        self.refuse_resume(["--skip", "x+"], *OPTIONS, "--skip", "x+")
+        with open(os.path.join(self.source, "tokenizer.json"), "w") as file:
+            file.write("{    }")
+        self.refuse_resume(["tokenizer.json", "size"])
 
     def test_force_starts_again_and_an_earlier_result_stays_until_the_end(self):
         self.interrupt()
@@ -169,6 +218,59 @@ class Resume(WeightsTest):
     def test_resume_begins_a_run_where_there_is_none(self):
         self.remove("out")
         self.check_resumed()
+
+
+class RefusedValues(WeightsTest):
+    """A value that can never be packed leaves nothing behind; resume could not go on."""
+
+    def bad_model(self):
+        tensors = {f"a{i}.weight": helpers.tensor([8, 128], i + 1) for i in range(4)}
+        tensors["b.weight"] = helpers.tensor_of([8, 128], [1.0] * 1023 + [float("nan")], "BF16")
+        return self.model(tensors=tensors, shards=5)
+
+    def refuse_nan(self, *args):
+        done = self.tq("pack-weights", self.path("model"), "-o", "out", "--quiet", *args, code=COULD_NOT)
+        self.assertIn("NaN", done.stderr.splitlines()[-1])
+
+    def test_nothing_is_left(self):
+        self.bad_model()
+        self.refuse_nan("--threads", 1)
+        self.assertFalse(os.path.exists(self.path("out")), "the directory that the run made")
+        os.mkdir(self.path("out"))
+        self.refuse_nan("--threads", 2)
+        self.assertEqual(os.listdir(self.path("out")), [])
+        self.refuse_nan("--shard", "5/5")
+        self.assertEqual(os.listdir(self.path("out")), [])
+
+    def test_nothing_of_an_earlier_attempt_is_left(self):
+        self.bad_model()
+        subprocess.run([helpers.TQ, "pack-weights", self.path("model"), "-o", self.path("out"), "--threads", "1"],
+                       env={**os.environ, "TQ_TEST_KILL_AT": "tensors-recorded:1"}, capture_output=True, timeout=60)
+        self.assertIn("tq-pack.journal", os.listdir(self.path("out")))
+        self.refuse_nan("--resume")
+        self.assertEqual(os.listdir(self.path("out")), [])
+        subprocess.run([helpers.TQ, "pack-weights", self.path("model"), "-o", self.path("out"), "--max-shard-size", "1KB"],
+                       env={**os.environ, "TQ_TEST_KILL_AT": "shard-reserved:3"}, capture_output=True, timeout=60)
+        self.refuse_nan("--force")  # files of other names
+        self.assertEqual(os.listdir(self.path("out")), [])
+
+    def test_what_was_there_and_other_parts_stay(self):
+        good = self.model("good")
+        self.pack(good)
+        before = self.tree("out")
+        self.bad_model()
+        self.refuse_nan("--force")
+        self.assertEqual(self.tree("out"), before)
+        self.remove("out")
+        self.pack("model", "--shard", "1/5")
+        before = self.tree("out")
+        self.refuse_nan("--shard", "5/5")
+        self.assertEqual(self.tree("out"), before)
+
+    def test_a_value_beyond_f16(self):
+        self.model(tensors={"a.weight": helpers.tensor([8, 128], 1), "n.norm": helpers.tensor_of([2], [1.0, 1e6])})
+        self.tq("pack-weights", "model", "-o", "out", "--keep-dtype", "f16", code=COULD_NOT)
+        self.assertFalse(os.path.exists(self.path("out")))
 
 
 class Memory(WeightsTest):

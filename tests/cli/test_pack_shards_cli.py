@@ -1,10 +1,11 @@
 """tq pack-weights --shard K/N and tq merge-shards: N processes make what one makes."""
 import os
+import re
 import subprocess
 
 import helpers
 from helpers import COULD_NOT, DONE
-from weights_helpers import WeightsTest, small_model
+from weights_helpers import PUBLISHED, WeightsTest, small_model
 
 
 class Shards(WeightsTest):
@@ -27,7 +28,42 @@ class Shards(WeightsTest):
         self.assertEqual(self.tensors("out"), self.tensors("whole"))
         self.assertEqual([n for n in self.tree("out") if "journal" in n or "partial" in n], [])
         self.assertEqual(self.tq3_config("whole"), self.tq3_config("out"))
-        self.refused(COULD_NOT, "holds no parts", "merge-shards", "out")
+        before = self.tree("out")
+        for _ in range(2):  # a merge that is repeated checks, and changes nothing
+            again = self.json("merge-shards", "out", "--json")
+            self.assertEqual((again["complete"], again["was_complete"], again["shards"], again["parts"]), (True, True, 4, None))
+            self.assertEqual(again["shard_bytes"], merged["shard_bytes"])
+            self.assertEqual(self.tree("out"), before)
+        self.assertIn("is complete already", self.tq("merge-shards", "out").stderr)
+        name = next(n for n in before if n.endswith(".safetensors"))
+        with open(self.path("out/" + name), "r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            file.write(bytes([before[name][-1] ^ 1]))
+        self.refused(COULD_NOT, [name, "XXH64"], "merge-shards", "out")
+
+    def test_what_is_neither_parts_nor_a_whole_cannot_be_merged(self):
+        os.mkdir(self.path("empty"))
+        self.refused(COULD_NOT, "holds no parts", "merge-shards", "empty")
+        self.refused(COULD_NOT, "not written by tq", "merge-shards", os.path.join(PUBLISHED, "llama-3bit"))
+
+    def test_the_report_of_a_part_is_its_own(self):
+        whole = self.pack_json(self.source, "--dry-run")
+        parts = [self.pack_json(self.source, "--shard", f"{k}/4", "--dry-run") for k in (1, 2, 3, 4)]
+        for k, planned in enumerate(parts, 1):
+            done = self.pack_json(self.source, "--shard", f"{k}/4")
+            self.assertEqual((done["part"], done["parts"], done["complete"]), (k, 4, False))
+            for key in ("source_bytes", "tensor_bytes", "bytes", "files", "part", "parts"):
+                self.assertEqual(done[key], planned[key], key)
+            self.assertEqual([f["name"] for f in done["files"]], [f"model-{k:05d}-of-00004.safetensors"])
+            self.assertEqual(done["bytes"], os.path.getsize(self.path(f"out/model-{k:05d}-of-00004.safetensors.tq-partial")))
+            self.assertEqual(done["source_bytes"], done["speed"]["bytes_read"])
+            self.assertEqual(done["tensor_bytes"], done["speed"]["bytes_written"])
+            self.assertEqual({t["part"] for t in done["tensors"]}, {k})
+        for key in ("source_bytes", "tensor_bytes"):
+            self.assertEqual(sum(part[key] for part in parts), whole[key], key)
+        done = self.tq("pack-weights", self.source, "-o", "again", "--shard", "2/4")
+        self.assertIn("part 2 of 4: ", done.stderr)
+        self.assertNotIn("model-00001", done.stdout)
 
     def test_where_files_end_at_the_borders_of_parts_all_is_equal(self):
         self.pack(self.source, "--max-shard-size", "1KB", out="whole")  # a file a tensor
@@ -53,9 +89,36 @@ class Shards(WeightsTest):
         self.refused(COULD_NOT, ["unfinished run in 2 parts"], "pack-weights", self.source, "-o", "out", "--shard", "1/3", "--force")
         self.refused(COULD_NOT, ["unfinished run in 2 parts"], "pack-weights", self.source, "-o", "out")
         self.refused(COULD_NOT, ["--resume", "--force"], "pack-weights", self.source, "-o", "out", "--shard", "1/2")
-        self.pack_part("2/2", "--bits", 4)
-        self.refused(COULD_NOT, ["--bits", "was 4 and is 3"], "merge-shards", "out")
+        before = self.tree("out")
+        for option, value, words in (("--bits", 4, "was 3 and is 4"), ("--group-size", 64, "was 128"), ("--keep-dtype", "f16", '"same"'),
+                                     ("--effort", 1, "was 0"), ("--skip", "x", "[]")):
+            self.refused(COULD_NOT, ["part 1 of 2", option, words], "pack-weights", self.source, "-o", "out", "--shard", "2/2",
+                         option, value)
+            self.assertEqual(self.tree("out"), before)
+        self.pack_part("2/2", "--bits", 4, "--force")
+        self.refused(COULD_NOT, ["parts 1 and 2 of 2", "--bits is 3 in part 1 and 4 in part 2"], "merge-shards", "out")
         self.pack_part("2/2", "--force")
+        self.tq("merge-shards", "out")
+
+    def test_parts_of_another_version_of_tq_do_not_mix(self):
+        self.pack_part("1/2")
+        journal = self.path("out/tq-pack-00001-of-00002.journal")
+        with open(journal, "rb") as file:
+            first, rest = file.read().split(b"\n", 1)
+        old = re.sub(rb'"version of tq":"[^"]*"', b'"version of tq":"0.0.1"', first[17:])
+        self.assertNotEqual(old, first[17:])
+        with open(journal, "wb") as file:
+            file.write(f"{helpers.xxh64(old):016x} ".encode() + old + b"\n" + rest)
+        self.refused(COULD_NOT, ["part 1 of 2", "version of tq", "0.0.1"], "pack-weights", self.source, "-o", "out", "--shard", "2/2")
+        self.pack_part("2/2", "--force")
+        self.refused(COULD_NOT, ["parts 1 and 2 of 2", "version of tq", "0.0.1"], "merge-shards", "out")
+
+    def test_a_file_of_a_part_that_is_gone_is_named_with_its_part(self):
+        for part in ("1/2", "2/2"):
+            self.pack_part(part)
+        os.remove(self.path("out/model-00002-of-00002.safetensors.tq-partial"))
+        self.refused(COULD_NOT, ["model-00002-of-00002.safetensors", "is gone", "--shard 2/2 --resume"], "merge-shards", "out")
+        self.pack_part("2/2", "--resume")
         self.tq("merge-shards", "out")
 
     def test_a_damaged_part_is_named(self):

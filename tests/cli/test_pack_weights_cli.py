@@ -8,7 +8,7 @@ import subprocess
 import helpers
 from helpers import (COULD_NOT, GATE_FAILED, USAGE, Tensor, read_safetensors, relative_mse, tensor, tensor_of, write_safetensors,
                      xxh64)
-from weights_helpers import (REFERENCE, WeightsTest, bf16_tensor, decode_tensor, golden_t1, golden_t2, sha256, small_model)
+from weights_helpers import (PUBLISHED, WeightsTest, bf16_tensor, decode_tensor, golden_t1, golden_t2, sha256, small_model)
 
 T1 = {2: "845b89877792264c80b6680c3b1d0a20d45aece932343a79a2cba7ce59def232",
       3: "54e9a2e712141a6220bcf1b1e73b130ffcd29611e9d70623bec264eb8b3e8647",
@@ -40,8 +40,8 @@ class Parity(WeightsTest):
 
     def test_the_published_converter_wrote_the_same(self):
         for name, bits in (("llama", 3), ("llama", 4), ("moe", 3)):
-            source, _ = read_safetensors(os.path.join(REFERENCE, f"{name}.safetensors"))
-            expected, _ = read_safetensors(os.path.join(REFERENCE, f"{name}-bits{bits}.safetensors"))
+            source, _ = read_safetensors(os.path.join(PUBLISHED, name, "model.safetensors"))
+            expected, _ = read_safetensors(os.path.join(PUBLISHED, f"{name}-{bits}bit", "model.safetensors"))
             model = self.model(name, tensors=source)
             for target in ("scalar", "simd128", "avx2", "avx512"):
                 if not self.runs_on(target, model):
@@ -223,6 +223,52 @@ class Options(WeightsTest):
         self.assertEqual(self.tree("out"), tree)
         done = self.pack(model, "--max-rel-mse-ratio", .5, "--force", code=GATE_FAILED)
         self.assertIn("FAIL max-rel-mse-ratio", done.stdout)
+
+    def test_what_f16_is_too_coarse_for_is_counted(self):
+        tiny, lost = 2.0**-24, 2.0**-26
+        values = [0.0, -0.0, 1.0, 2.0**-14, 5 * tiny, 1.5 * tiny, -(100 + 2**-7) * tiny, lost, -3 * lost / 4, lost / 2**40, 1 / 3,
+                  float("inf")]
+        model = self.model(tensors={"n.norm": tensor_of([12], values), "m.norm": tensor_of([2], [0.0, 1.0]),
+                                    "b.norm": tensor_of([1], [lost], "BF16"), "h.norm": tensor_of([1], [tiny], "F16")})
+        done = self.pack(model, "--keep-dtype", "f16")
+        self.assertIn("small values of 2 tensors (b.norm and others): 4 became 0, the largest 1.49e-08; 2 below 2^-14", done.stderr)
+        self.assertIn("became 0", done.stdout)
+        report = self.pack_json(model, "--keep-dtype", "f16", "--force")
+        losses = {t["name"]: t.get("f16_losses") for t in report["tensors"]}
+        self.assertEqual(losses, {"n.norm": {"zeroed": 3, "largest_zeroed": lost, "subnormal": 2, "largest_subnormal": (100 + 2**-7) * tiny},
+                                  "m.norm": {"zeroed": 0, "largest_zeroed": 0, "subnormal": 0, "largest_subnormal": 0},
+                                  "b.norm": {"zeroed": 1, "largest_zeroed": lost, "subnormal": 0, "largest_subnormal": 0}, "h.norm": None})
+        self.assertIn("became 0", report["warnings"][-1])
+        done = self.pack(model, "--force")
+        self.assertNotIn("became 0", done.stdout + done.stderr)
+
+    def test_what_cannot_be_measured_is_a_dash_or_null(self):
+        model = self.model(tensors={"a.weight": bf16_tensor([0.0] * 256, [2, 128]), "b.weight": bf16_tensor([1.0] * 256, [2, 128]),
+                                    "c.weight": Tensor("BF16", [0, 128], b"")})
+        text = self.pack(model).stdout
+        self.assertNotIn("nan", text)
+        rows = {line.split()[0]: line.split() for line in text.splitlines() if ".weight" in line}
+        self.assertEqual([rows[name][-2] for name in ("a.weight", "b.weight", "c.weight")], ["-"] * 3)
+        self.assertEqual([t["kurtosis"] for t in self.pack_json(model, "--force")["tensors"]], [None] * 3)
+
+    def test_sizes_of_files(self):
+        for command in ("pack-weights", "unpack-weights"):
+            self.assertRegex(self.tq(command, "--help").stdout, "--max-shard-size TEXT=5GiB")
+        shape, model = [5 * 2**16, 4096], self.model()  # 2.5 GiB each in BF16: two and a norm are beyond 5 GiB, and two are not
+        tensors = {name: Tensor("BF16", shape, b"") for name in ("embed.1", "embed.2", "embed.3")}
+        sizes, at = {}, 0
+        for name in tensors:
+            sizes[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, at + 5 * 2**29]}
+            at += 5 * 2**29
+        path = helpers.write_raw(os.path.join(model, "model.safetensors"), json.dumps(sizes).encode(), b"")
+        os.truncate(path, os.path.getsize(path) + at)  # a hole
+        def count(*args):
+            return sum(".safetensors" in f["name"] and "index" not in f["name"]
+                       for f in self.pack_json(model, "--dry-run", *args)["files"])
+        self.assertEqual(count(), 2)
+        for size, files in (("5GiB", 2), ("5GB", 3), ("5120MiB", 2), ("5368MB", 3), ("5242880KiB", 2), ("5368709KB", 3),
+                            ("5368709120", 2), ("5368709119B", 3), ("1TB", 1)):
+            self.assertEqual(count("--max-shard-size", size), files, size)
 
     def test_wrong_usage(self):
         model = self.model()

@@ -4,17 +4,17 @@ import os
 import shutil
 
 import helpers
-from helpers import COULD_NOT, Tensor, read_safetensors, tensor, tensor_of, write_safetensors
-from tq3_helpers import NORMS, PACKED, WEIGHTS, Directory
+from helpers import COULD_NOT, Tensor, read_safetensors, tensor, tensor_of, write_safetensors, xxh64
+from weights_helpers import NORMS, PACKED, PUBLISHED, CheckpointTest
 
 
-class Damage(Directory):
+class Damage(CheckpointTest):
     """Each of these is one line and exit 3, whatever reads it."""
 
     def check(self, words, name="broken"):
         for command in (["inspect", name], ["unpack-weights", name, "-o", "out"],
-                        ["verify", "--weights", name, "--against", os.path.join(WEIGHTS, "llama")],
-                        ["diff", "--quiet", name, os.path.join(WEIGHTS, "llama")]):
+                        ["verify", "--weights", name, "--against", os.path.join(PUBLISHED, "llama")],
+                        ["diff", "--quiet", name, os.path.join(PUBLISHED, "llama")]):
             with self.subTest(command=command[0], words=words):
                 self.refused(COULD_NOT, words, *command)
 
@@ -59,8 +59,8 @@ class Damage(Directory):
             self.edit(lambda tensors: tensors.update({self.K + NORMS: tensor_of([96, 2], norms)}))
             words = ["k_proj", "row 65, group 1", word]
             self.refused(COULD_NOT, words, "unpack-weights", "broken", "-o", "out")
-            self.refused(COULD_NOT, words, "verify", "--weights", "broken", "--against", os.path.join(WEIGHTS, "llama"))
-            self.refused(COULD_NOT, words, "diff", "--quiet", "broken", os.path.join(WEIGHTS, "llama"))
+            self.refused(COULD_NOT, words, "verify", "--weights", "broken", "--against", os.path.join(PUBLISHED, "llama"))
+            self.refused(COULD_NOT, words, "diff", "--quiet", "broken", os.path.join(PUBLISHED, "llama"))
 
     def test_configurations(self):
         self.edit_config(bits=4)
@@ -94,7 +94,7 @@ class Damage(Directory):
         file = os.path.join(path, "model.safetensors")
         size = os.path.getsize(file)
         for length in (0, 7, 8, 100, 2000, size // 2, size - 1):
-            shutil.copyfile(os.path.join(WEIGHTS, "llama-3bit/model.safetensors"), file)
+            shutil.copyfile(os.path.join(PUBLISHED, "llama-3bit/model.safetensors"), file)
             os.truncate(file, length)
             self.check(["model.safetensors"])
         os.remove(file)
@@ -116,17 +116,35 @@ class Damage(Directory):
             self.refused(COULD_NOT, ["XXH64", "damaged"], *command)
         with open(self.path("packed/model.safetensors"), "wb") as file:
             file.write(data)
-        with open(self.path("packed/tq_config.json")) as file:
-            text = file.read()
-        for old, new, words in (('"counts"', '"other"', "counts"), ("  192\n", "  300\n", "shape"), ('"BF16"', '"BF17"', "BF17")):
+
+    def test_own_configurations_carry_a_hash(self):
+        self.model()
+        self.pack()
+        text = self.read("packed/tq_config.json").decode()
+        own = json.loads(text)["tq"]
+        del own["xxh64"]
+        line = json.dumps(own, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        self.assertIn(f'"xxh64": "{xxh64(line.encode()):016x}"', text)
+        # A length with the same number of groups, which nothing else would notice, and what has its own words when it is hashed anew.
+        for old, new, edited, hashed in (("  192\n", "  200\n", "XXH64", None), ('"counts"', '"other"', "XXH64", "counts"),
+                                         ("  192\n", "  300\n", "XXH64", "shape"), ('"BF16"', '"BF17"', "BF17", "BF17")):
             self.assertIn(old, text)
-            with open(self.path("packed/tq_config.json"), "w") as file:
-                file.write(text.replace(old, new))
-            self.refused(COULD_NOT, words, "inspect", "packed")
+            config = json.loads(text.replace(old, new))
+            for words in (edited, hashed):
+                if words is None:
+                    continue
+                with open(self.path("packed/tq_config.json"), "w") as file:
+                    json.dump(config, file)
+                for command in (["inspect", "packed"], ["unpack-weights", "packed", "-o", "out"],
+                                ["verify", "--weights", "packed", "--against", "model"]):
+                    self.refused(COULD_NOT, ["tq_config.json" if words == "XXH64" else "packed", words], *command)
+                del config["tq"]["xxh64"]
+                line = json.dumps(config["tq"], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+                config["tq"]["xxh64"] = f"{xxh64(line.encode()):016x}"
 
     def test_verify_needs_the_same_tensors(self):
-        source, _ = self.read_model(os.path.join(WEIGHTS, "llama"))
-        packed = os.path.join(WEIGHTS, "llama-3bit")
+        source, _ = self.read_model(os.path.join(PUBLISHED, "llama"))
+        packed = os.path.join(PUBLISHED, "llama-3bit")
         for change, words in (({self.K: None}, ["no tensor", "k_proj"]), ({"more": tensor([3], 1)}, ["no tensor", "more"]),
                               ({self.K: tensor([192, 96], 1)}, ["k_proj", "[192, 96]", "[96, 192]"])):
             tensors = {n: t for n, t in {**source, **change}.items() if t is not None}

@@ -6,52 +6,18 @@ import os
 
 import helpers
 from helpers import COULD_NOT, DONE, GATE_FAILED, USAGE, Tensor, read_safetensors, relative_mse, tensor, to_bytes
-from tq3_helpers import EXPERTS, NORMS, PACKED, WEIGHT, WEIGHTS, Directory
+from weights_helpers import EXPERTS, NORMS, PACKED, PUBLISHED, WEIGHT, CheckpointTest, decode_row
 
-PUBLISHED = (("llama-3bit", "llama"), ("llama-4bit", "llama"), ("moe-3bit", "moe"))
-SIGNS1 = "2242d73f177cab01f6ba4affe75f6b65"
-SIGNS2 = "07d021a85ce6402438d201c5cbbf2514"
-LEVELS = {3: (.021663449704647064, .06682200729846954, .11878585070371628, .1902068555355072),
-          4: (.011133652180433273, .03366998955607414, .05705346167087555, .08200152218341827, .10954663157463074,
-              .14143800735473633, .18133202195167542, .24016323685646057)}
+MODELS = (("llama-3bit", "llama"), ("llama-4bit", "llama"), ("moe-3bit", "moe"))
 
 
-def signs(text):
-    data = bytes.fromhex(text)
-    return [1 if data[i // 8] >> i % 8 & 1 else -1 for i in range(8 * len(data))]
-
-
-def decode_group(codes, norm, bits):
-    """A group of 128 after the published description, in double."""
-    bitstream = int.from_bytes(codes, "little")
-    levels = [-x for x in reversed(LEVELS[bits])] + list(LEVELS[bits])
-    t = [levels[bitstream >> bits * i & 2**bits - 1] * s for i, s in enumerate(signs(SIGNS2))]
-    step = 1
-    while step < 128:
-        for i in range(128):
-            if not i & step:
-                t[i], t[i + step] = t[i] + t[i + step], t[i] - t[i + step]
-        step *= 2
-    return [norm * x * s / math.sqrt(128) for x, s in zip(t, signs(SIGNS1))]
-
-
-def decode_row(tensors, name, row, bits, length):
-    packed, norms = tensors[name + PACKED], tensors[name + NORMS]
-    groups, line = norms.shape[1], packed.shape[1]
-    values = []
-    for g in range(groups):
-        index = row * groups + g
-        values += decode_group(packed.data[index * line:(index + 1) * line], norms.values[index], bits)
-    return values[:length]
-
-
-class Published(Directory):
+class Published(CheckpointTest):
     def test_unpacked_values_are_those_of_the_description(self):
-        for packed, source in PUBLISHED:
+        for packed, source in MODELS:
             with self.subTest(packed):
-                self.tq("unpack-weights", os.path.join(WEIGHTS, packed), "-o", packed, "--quiet", "--dtype", "f32")
-                stored, _ = self.read_model(os.path.join(WEIGHTS, packed))
-                expected, _ = self.read_model(os.path.join(WEIGHTS, source))
+                self.tq("unpack-weights", os.path.join(PUBLISHED, packed), "-o", packed, "--quiet", "--dtype", "f32")
+                stored, _ = self.read_model(os.path.join(PUBLISHED, packed))
+                expected, _ = self.read_model(os.path.join(PUBLISHED, source))
                 got, metadata = self.read_model(packed)
                 self.assertEqual(metadata, {"format": "pt"})
                 self.assertEqual({n: t.shape for n, t in got.items()}, {n: t.shape for n, t in expected.items()})
@@ -68,18 +34,18 @@ class Published(Directory):
                         self.assertGreater(max(map(abs, wanted)), 1e-3)
 
     def test_the_default_type_is_that_of_the_config(self):
-        self.tq("unpack-weights", os.path.join(WEIGHTS, "llama-3bit"), "-o", "plain", "--quiet")
+        self.tq("unpack-weights", os.path.join(PUBLISHED, "llama-3bit"), "-o", "plain", "--quiet")
         got, _ = self.read_model("plain")
         self.assertEqual({t.dtype for t in got.values()}, {"BF16"})
-        with open(self.path("plain/config.json")) as file, open(os.path.join(WEIGHTS, "llama/config.json")) as source:
+        with open(self.path("plain/config.json")) as file, open(os.path.join(PUBLISHED, "llama/config.json")) as source:
             self.assertEqual(json.load(file), json.load(source))
         self.assertEqual(sorted(os.listdir(self.path("plain"))), ["config.json", "model.safetensors"])
 
     def test_verify_measures_the_distortion_of_the_codebook(self):
-        for packed, source in PUBLISHED:
+        for packed, source in MODELS:
             with self.subTest(packed):
-                report = self.json("verify", "--weights", os.path.join(WEIGHTS, packed), "--against",
-                                   os.path.join(WEIGHTS, source), "--json", "--quiet", "--max-rel-mse-ratio", 1.1)
+                report = self.json("verify", "--weights", os.path.join(PUBLISHED, packed), "--against",
+                                   os.path.join(PUBLISHED, source), "--json", "--quiet", "--max-rel-mse-ratio", 1.1)
                 self.assertEqual((report["status"], report["exit_code"], report["hashes_checked"]), ("PASS", 0, False))
                 self.assertEqual(report["requantized_groups"], 0)
                 for t in report["tensors"]:
@@ -94,10 +60,10 @@ class Published(Directory):
                     self.assertLess(t["cosine_min"], t["cosine"])
 
     def test_the_numbers_are_those_of_an_own_computation(self):
-        report = self.json("verify", "--weights", os.path.join(WEIGHTS, "moe-3bit"), "--against", os.path.join(WEIGHTS, "moe"),
+        report = self.json("verify", "--weights", os.path.join(PUBLISHED, "moe-3bit"), "--against", os.path.join(PUBLISHED, "moe"),
                            "--json", "--quiet")
-        stored, _ = self.read_model(os.path.join(WEIGHTS, "moe-3bit"))
-        source, _ = self.read_model(os.path.join(WEIGHTS, "moe"))
+        stored, _ = self.read_model(os.path.join(PUBLISHED, "moe-3bit"))
+        source, _ = self.read_model(os.path.join(PUBLISHED, "moe"))
         name = "model.layers.0.mlp.gate.weight"
         t, = (t for t in report["tensors"] if t["name"] == name)
         x = source[name].values
@@ -114,12 +80,12 @@ class Published(Directory):
         self.assertAlmostEqual(t["cosine_min"], min(cosines), places=6)
 
     def test_another_model_and_another_row_order_are_noticed(self):
-        source, _ = self.read_model(os.path.join(WEIGHTS, "llama"))
+        source, _ = self.read_model(os.path.join(PUBLISHED, "llama"))
         name = "model.layers.0.self_attn.k_proj.weight"
         other = source[name]
         rows = [other.data[i:i + 384] for i in range(0, len(other.data), 384)]
         self.write_model("shuffled", {**source, name: Tensor("BF16", other.shape, b"".join(rows[1:] + rows[:1]))})
-        report = self.json("verify", "--weights", os.path.join(WEIGHTS, "llama-3bit"), "--against", "shuffled", "--json",
+        report = self.json("verify", "--weights", os.path.join(PUBLISHED, "llama-3bit"), "--against", "shuffled", "--json",
                            "--quiet", code=GATE_FAILED)
         gates = {g["name"]: g for g in report["gates"]}
         self.assertEqual((gates["other-seed"]["passed"], gates["other-seed"]["worst_tensor"]), (False, name))
@@ -128,14 +94,14 @@ class Published(Directory):
         norm = "model.layers.0.input_layernorm.weight"
         changed = Tensor("BF16", [192], to_bytes("BF16", [1.0] * 191 + [1.5]))
         self.write_model("kept", {**source, norm: changed})
-        report = self.json("verify", "--weights", os.path.join(WEIGHTS, "llama-3bit"), "--against", "kept", "--json",
+        report = self.json("verify", "--weights", os.path.join(PUBLISHED, "llama-3bit"), "--against", "kept", "--json",
                            "--quiet", code=GATE_FAILED)
         gates = {g["name"]: g for g in report["gates"]}
         self.assertEqual((gates["kept"]["passed"], gates["kept"]["worst_tensor"], gates["kept"]["value"]), (False, norm, 1))
         self.assertTrue(gates["other-seed"]["passed"])
 
     def test_gates_and_their_exit_codes(self):
-        args = ["verify", "--weights", os.path.join(WEIGHTS, "llama-4bit"), "--against", os.path.join(WEIGHTS, "llama")]
+        args = ["verify", "--weights", os.path.join(PUBLISHED, "llama-4bit"), "--against", os.path.join(PUBLISHED, "llama")]
         for gate, limit, code in (("--max-rel-mse", .02, DONE), ("--max-rel-mse", .005, GATE_FAILED),
                                   ("--max-rel-mse-ratio", .9, GATE_FAILED), ("--max-rel-mse", 1.5, COULD_NOT),
                                   ("--max-rel-mse-ratio", 500, COULD_NOT)):
@@ -149,7 +115,7 @@ class Published(Directory):
         self.refused(USAGE, "--max-rel-mse", "verify", "--synthetic", "--max-rel-mse", .1)
 
     def test_inspect(self):
-        report = self.json("inspect", os.path.join(WEIGHTS, "moe-3bit"), "--json")
+        report = self.json("inspect", os.path.join(PUBLISHED, "moe-3bit"), "--json")
         self.assertEqual((report["kind"], report["bits"], report["by_tq"], report["hashes"]), ("tq3-weights", 3, False, None))
         kinds = {(k["bits"], k["dtype"]): k for k in report["kinds"]}
         three = kinds[3, None]
@@ -157,14 +123,14 @@ class Published(Directory):
         self.assertEqual(three["bytes"], (192 * 2 + 4 * 2) * (48 + 4))
         self.assertAlmostEqual(three["bits_per_weight"], 8 * three["bytes"] / three["weights"])
         self.assertEqual(kinds[0, "F16"]["bytes"], 2 * (192 + 48))
-        self.assertEqual(report["file_bytes"], os.path.getsize(os.path.join(WEIGHTS, "moe-3bit/model.safetensors")))
+        self.assertEqual(report["file_bytes"], os.path.getsize(os.path.join(PUBLISHED, "moe-3bit/model.safetensors")))
         self.assertEqual(report["source_bytes"], 2 * (192 * 160 + 4 * 192 + 192 + 48))
-        text = self.tq("inspect", os.path.join(WEIGHTS, "moe-3bit")).stdout
+        text = self.tq("inspect", os.path.join(PUBLISHED, "moe-3bit")).stdout
         self.assertIn("published converter", text)
-        self.assertIn("4.333", self.tq("inspect", os.path.join(WEIGHTS, "llama-3bit")).stdout)  # 192 padded to 256
+        self.assertIn("4.333", self.tq("inspect", os.path.join(PUBLISHED, "llama-3bit")).stdout)  # 192 padded to 256
 
 
-class Own(Directory):
+class Own(CheckpointTest):
     def test_there_and_back_restores_types_and_shapes(self):
         source = self.model()
         self.pack()
@@ -202,6 +168,29 @@ class Own(Directory):
             got, _ = self.read_model(dtype)
             self.assertEqual({t.dtype for n, t in got.items() if n != "counts"}, {dtype.upper()})
 
+    def test_groups_that_end_in_padding_are_cut_before_they_are_quantized_again(self):
+        self.write_model("rows", {f"r{n}.weight": tensor([120, n], n) for n in (192, 224, 240, 250)}, config={"hidden_size": 192})
+        for bits in (3, 4):
+            counts, errors = [], []
+            for effort in range(4):
+                out = self.pack(f"p{bits}{effort}", "--bits", bits, "--effort", effort, model="rows")
+                report = self.json("verify", "--weights", out, "--against", "rows", "--json", "--quiet")
+                self.assertEqual((report["groups"], report["requantized_groups"], report["padded_groups"]), (480, 0, 480))
+                counts.append({t["name"]: t["requantized_padded_groups"] for t in report["tensors"]})
+                self.assertEqual(sum(counts[-1].values()), report["requantized_padded_groups"])
+                errors.append(report["relative_mse"])
+            self.assertEqual(counts[0]["r192.weight"], 0)  # half a group of zeros: their coordinates come in pairs
+            self.assertGreater(counts[0]["r224.weight"], 12)
+            self.assertEqual(errors, sorted(errors, reverse=True))
+            for effort in (1, 2, 3):  # no more than with the nearest levels
+                for name, count in counts[0].items():
+                    self.assertLessEqual(counts[effort][name], count, (bits, effort, name))
+        text = self.tq("verify", "--weights", "p40", "--against", "rows", "--quiet").stdout
+        self.assertIn("0 of 480 whole groups get other codes", text)
+        self.assertIn(f"{sum(counts[0].values())} of 480 padded groups do", text)
+        text = self.tq("verify", "--weights", os.path.join(PUBLISHED, "llama-3bit"), "--against", os.path.join(PUBLISHED, "llama"), "--quiet").stdout
+        self.assertIn("whole groups", text)
+
     def test_effort_lowers_the_error_and_no_code_changes_when_quantized_again(self):
         self.model()
         for bits in (2, 3, 4):
@@ -210,7 +199,7 @@ class Own(Directory):
                 out = self.pack(f"p{bits}{effort}", "--bits", bits, "--effort", effort)
                 report = self.json("verify", "--weights", out, "--against", "model", "--json", "--quiet")
                 self.assertEqual(report["requantized_groups"], 0)
-                self.assertEqual(report["groups"], 24 * 2 + 15 * 2)
+                self.assertEqual((report["groups"], report["padded_groups"]), (24 + 15 * 2, 24))
                 self.assertTrue(report["hashes_checked"])
                 errors.append(report["relative_mse"])
             self.assertEqual(errors, sorted(errors, reverse=True))
@@ -306,6 +295,13 @@ class Own(Directory):
         self.assertEqual(report["source_bytes"], sum(len(t.data) for t in tensors.values()))
         self.assertEqual(self.json("inspect", "model/model.safetensors", "--json")["tensors"], report["tensors"])
         self.pack("packed", "--sensitive-bits", 4, "--sensitive-pattern", "up_proj")
+        os.makedirs(self.path("hub/models--org--tiny/snapshots"))
+        os.rename(self.path("packed"), self.path("hub/models--org--tiny/snapshots/abc"))
+        env = {"HF_HUB_CACHE": self.path("hub")}
+        self.assertEqual(self.json("inspect", "org/tiny", "--json", env=env)["hashes"], "ok")
+        self.refused(COULD_NOT, ["org/other", "hf download org/other"], "inspect", "org/other", env=env)
+        self.refused(COULD_NOT, ["org/none.tq3", "no such file"], "inspect", "org/none.tq3", env=env)
+        os.rename(self.path("hub/models--org--tiny/snapshots/abc"), self.path("packed"))
         report = self.json("inspect", "packed", "--json")
         self.assertEqual({t["name"]: t["bits"] for t in report["tensors"]},
                          {WEIGHT: 4, EXPERTS: 3, "model.embed_tokens.weight": 0, "model.norm.weight": 0, "counts": 0})

@@ -6,9 +6,12 @@ import os
 import shutil
 import struct
 
-from helpers import CliTest, bf16_bits, read_safetensors, tensor, write_safetensors
+from helpers import CliTest, Tensor, bf16_bits, read_safetensors, tensor, write_safetensors
 
-REFERENCE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tq3")
+PUBLISHED = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "weights")  # of the published converter
+PACKED, NORMS = ".tq_packed", ".tq_norms"
+WEIGHT = "model.layers.0.mlp.up_proj.weight"
+EXPERTS = "model.layers.0.mlp.experts.down_proj"
 CONFIG = {"model_type": "llama", "hidden_size": 192, "rms_norm_eps": 1e-06, "quantization_config": {"quant_method": "x"}}
 
 
@@ -97,12 +100,44 @@ class WeightsTest(CliTest):
         shutil.rmtree(self.path(name), ignore_errors=True)
 
 
+class CheckpointTest(CliTest):
+    """A test that edits checkpoints: one file in a directory each."""
+
+    def read_model(self, name):
+        return read_safetensors(os.path.join(name if os.path.isabs(name) else self.path(name), "model.safetensors"))
+
+    def write_model(self, name, tensors, **files):
+        os.makedirs(self.path(name), exist_ok=True)
+        write_safetensors(os.path.join(self.path(name), "model.safetensors"), tensors)
+        for file, content in files.items():
+            with open(os.path.join(self.path(name), file + ".json"), "w") as out:
+                json.dump(content, out)
+        return self.path(name)
+
+    def copy_published(self, name, to="broken"):
+        shutil.rmtree(self.path(to), ignore_errors=True)
+        shutil.copytree(os.path.join(PUBLISHED, name), self.path(to))
+        return self.path(to)
+
+    def model(self, name="model", scale=1.0, seed=1):
+        tensors = {WEIGHT: tensor([24, 192], seed, "BF16", 0.1 * scale),
+                   EXPERTS: tensor([3, 5, 256], seed + 1, "F16"),
+                   "model.embed_tokens.weight": tensor([10, 192], seed + 2, "BF16"),
+                   "model.norm.weight": tensor([192], seed + 3, "F32"),
+                   "counts": Tensor("U8", [3], b"\1\2\3")}
+        self.write_model(name, tensors, config={"hidden_size": 192, "torch_dtype": "bfloat16"}, tokenizer={"version": "1.0"})
+        return tensors
+
+    def pack(self, to="packed", *args, model="model"):
+        self.tq("pack-weights", model, "-o", to, "--quiet", *args)
+        return to
+
+
 def bf16_tensor(values, shape):
     return tensor_from_bits([bf16_bits(v) for v in values], shape)
 
 
 def tensor_from_bits(bits, shape):
-    from helpers import Tensor
     return Tensor("BF16", shape, struct.pack(f"<{len(bits)}H", *bits))
 
 
@@ -127,6 +162,14 @@ def decode_line(codes, norm, bits):
                 t[i], t[i + stride] = t[i] + t[i + stride], t[i] - t[i + stride]
         stride *= 2
     return [norm * s * x / math.sqrt(128) for s, x in zip(signs[0], t)]
+
+
+def decode_row(tensors, name, row, bits, length):
+    """A row of a quantized tensor: `length` values."""
+    packed, norms = tensors[name + PACKED], tensors[name + NORMS]
+    groups, size = norms.shape[1], packed.shape[1]
+    lines = range(row * groups, (row + 1) * groups)
+    return sum((decode_line(packed.data[i * size:(i + 1) * size], norms.values[i], bits) for i in lines), [])[:length]
 
 
 def decode_tensor(packed, norms, in_dim, bits):
