@@ -66,16 +66,16 @@ void run_layer(const LayerInput& in, const RopeTable& rope, const PrefillOptions
 
 }  // namespace
 
-Model::Model(std::string dir, ModelConfig config, std::unique_ptr<Backend> backend)
+Model::Model(std::string dir, ModelConfig config, std::unique_ptr<Backend> backend, std::optional<std::uint32_t> seed)
     : dir_(std::move(dir)), config_(std::move(config)), backend_(std::move(backend)),
-      reader_(WeightReader::open(dir_, *backend_)) {
+      reader_(WeightReader::open(dir_, *backend_, seed)) {
   layout_ = plan_layout(config_, reader_, dir_);
 }
 
-Model Model::open(const std::string& model) {
+Model Model::open(const std::string& model, std::optional<std::uint32_t> seed) {
   const std::string dir = find_model_dir(model);
   ModelConfig config = read_model_config(dir);
-  return Model(dir, std::move(config), make_cpu_backend());
+  return Model(dir, std::move(config), make_cpu_backend(), seed);
 }
 
 void check_tokens(const Model& model, std::span<const std::int32_t> ids) {

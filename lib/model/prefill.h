@@ -27,7 +27,8 @@ class Model {
  public:
   /// `model` is a directory, or a hub id in the local cache (find_model_dir). Errors as
   /// find_model_dir(), read_model_config(), WeightReader::open() and plan_layout().
-  static Model open(const std::string& model);
+  /// `seed` as WeightReader::open(): for negative controls alone.
+  static Model open(const std::string& model, std::optional<std::uint32_t> seed = {});
 
   const std::string& dir() const { return dir_; }
   const ModelConfig& config() const { return config_; }
@@ -35,7 +36,7 @@ class Model {
   const WeightReader& reader() const { return reader_; }
 
  private:
-  Model(std::string dir, ModelConfig config, std::unique_ptr<Backend> backend);
+  Model(std::string dir, ModelConfig config, std::unique_ptr<Backend> backend, std::optional<std::uint32_t> seed);
 
   std::string dir_;
   ModelConfig config_;
