@@ -32,8 +32,8 @@ std::string format_effect(const EffectReport& effect) {
                         format_count(effect.weight_bytes),
                         static_cast<double>(effect.reference_weight_bytes) / static_cast<double>(effect.weight_bytes));
   }
-  text += fmt::format("KL, nats      mean {} +- {:.2g}, median {:.4g}, p99 {:.4g}, max {:.4g}\n", format_interval(t.kl),
-                      t.kl_standard_error, t.kl_median, t.kl_p99, t.kl_max);
+  text += fmt::format("KL, nats      mean {}, standard error {:.2g}, median {:.4g}, p99 {:.4g}, max {:.4g}\n",
+                      format_interval(t.kl), t.kl_standard_error, t.kl_median, t.kl_p99, t.kl_max);
   text += fmt::format("Perplexity    {:.4g} -> {:.4g}, ratio {}\n", t.reference_perplexity, t.perplexity,
                       format_interval(t.perplexity_ratio));
   text += fmt::format("Top-1 same    {}\n", format_interval(t.top1));

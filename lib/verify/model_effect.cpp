@@ -100,7 +100,7 @@ bool ModelEffect::plausible() const {
 }
 
 PrefillOptions ModelEffect::run_options(const LayerHook& hook) const {
-  return {options_.threads, options_.mla_latent, hook, options_.progress};
+  return {options_.threads, options_.mla_latent, hook, options_.progress, nullptr};
 }
 
 GreedyNumbers ModelEffect::compare_greedy(const Model& other, const LayerHook& cache) const {
