@@ -48,11 +48,6 @@ Source read_source(const Model& model, const PromptOptions& options) {
   throw Error(fmt::format("{} has only {} tokens; lower --tokens, or give a longer text", source.source, available));
 }
 
-[[noreturn]] void refuse_long(const Model& model, const Source& source) {
-  throw Error(fmt::format("{} has {} tokens, and the context of {} holds {}; --tokens N takes the first N", source.source,
-                          source.available, model.dir(), model.config().context));
-}
-
 /// Tokens of all windows, the special ones of each counted.
 std::int64_t window_tokens(const Source& source, std::int64_t stride) {
   const std::int64_t text = source.available - source.special;
@@ -83,8 +78,6 @@ TextWindows read_windows(const Model& model, const PromptOptions& options, std::
   }
   const std::int64_t available = window_tokens(source, out.stride());
   if (options.tokens && *options.tokens > available) refuse_short(source, available);
-  const bool whole = options.text || !options.token_ids.empty();
-  if (!options.tokens && whole && source.available > context) refuse_long(model, source);
   std::int64_t left = std::min(options.tokens.value_or(std::min(kDefaultTokens, context)), available);
   const auto prefix_end = source.ids.begin() + source.special;
   auto next = prefix_end;
@@ -112,7 +105,10 @@ Prompt read_prompt(const Model& model, const PromptOptions& options) {
   Source prompt = read_source(model, options);
   if (options.tokens && *options.tokens > prompt.available) refuse_short(prompt, prompt.available);
   const bool whole = options.text || !options.token_ids.empty();
-  if (!options.tokens && whole && prompt.available > context) refuse_long(model, prompt);
+  if (!options.tokens && whole && prompt.available > context) {
+    throw Error(fmt::format("{} has {} tokens, and the context of {} holds {}; --tokens N takes the first N", prompt.source,
+                            prompt.available, model.dir(), context));
+  }
   const std::int64_t wanted = options.tokens.value_or(std::min(kDefaultTokens, context));
   prompt.ids.resize(static_cast<std::size_t>(std::min(wanted, prompt.available)));
   check_tokens(model, prompt.ids);

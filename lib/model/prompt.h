@@ -45,10 +45,10 @@ struct TextWindows {
 
 inline constexpr std::int64_t kDefaultWindow = 2048;
 
-/// The first options.tokens tokens (as many as read_prompt() takes, unless told) in windows of `window` tokens; by default
+/// The first options.tokens tokens (up to min(kDefaultTokens, context), unless told) in windows of `window` tokens; by default
 /// min(2048, context). One window holds what read_prompt() gives. Each begins with the special tokens that the tokenizer
-/// puts first; token ids are cut as they are. A rest too short to predict a token of the text is left out. Error: as
-/// read_prompt(), but that only a window has to fit the context.
+/// puts first; token ids are cut as they are. A rest too short to predict a token of the text is left out. Error: a
+/// window that the context does not hold; otherwise as read_prompt(), but that the text may be longer than the context.
 TextWindows read_windows(const Model& model, const PromptOptions& options, std::optional<std::int64_t> window);
 
 }  // namespace tq
