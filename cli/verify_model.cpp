@@ -48,20 +48,23 @@ Json describe(const Model& model) {
 }  // namespace
 
 void ModelArguments::declare(CLI::App& app, const char* source_group) {
-  option_ = app.add_option("--model", model, "a model's directory, or a hub id in the local Hugging Face cache: run it on a text, "
-                                             "compress what its attention reads, and see what that does to its output")
+  option_ = app.add_option("--model", model,
+                           "a model's directory, or a hub id in the local Hugging Face cache: run it on a text, compress what "
+                           "its attention reads, and see what that does to its output")
                 ->type_name("DIR")->group(source_group)->default_str("");
   prompt.declare(app, option_);
   const char* group = "With --model";
-  app.add_option("--with-weights", with_weights, "native TQ3 weights of the same model: the second pass uses them. The cache is "
-                                                 "compressed as well where a scheme is given, such as by --bits; else it stays exact, "
-                                                 "and only the output is measured")
+  app.add_option("--with-weights", with_weights,
+                 "native TQ3 weights of the same model: the second pass uses them. The cache is compressed as well where a scheme "
+                 "is given, such as by --bits; else it stays exact, and only the output is measured")
       ->type_name("TQ3_DIR")->default_str("")->needs(option_)->group(group);
-  app.add_option("--window", window, "cut the text into windows of that many tokens, special ones included, each read on its own; "
-                                     "2.. the model's context (default 2048 or the context). Codec and attention are measured on the first")
+  app.add_option("--window", window,
+                 "cut the text into windows of that many tokens, special ones included, each read on its own; 2.. the model's "
+                 "context (default 2048, or the context). Codec and attention are measured on the first")
       ->check(CLI::Range(std::int64_t{2}, std::int64_t{1} << 31))->default_str("")->needs(option_)->group(group);
-  app.add_option("--greedy", greedy, "tokens that the model writes after the first window, 1..65536: say where greedy decoding first "
-                                     "departs from them (default off)")
+  app.add_option("--greedy", greedy,
+                 "tokens that the model writes after the first window, 1..65536: say where greedy decoding first departs from "
+                 "them (default off)")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{65536}))->default_str("")->needs(option_)->group(group);
   app.add_flag("--allow-random", allow_random, "measure also a model whose perplexity on the text is above 200, or on fewer than "
                                                "127 predictions (random weights)")->needs(option_)->group(group);

@@ -127,6 +127,14 @@ TEST_CASE("a hook that changes nothing has no effect at all, and one that does h
   CHECK(none.greedy->tokens == 8);
   CHECK_FALSE(none.greedy->first_divergence);
 
+  for (const char* name : {"llama-dynamic", "phi3-longrope-long", "deepseek-v2", "gpt-oss"}) {  // RoPE that knows the length
+    CAPTURE(name);
+    const Model other = open_fixture(name);
+    const ModelEffect alone(other, make_windows({make_ids(24, other.config().vocab - 1)}), random_weights(8));
+    const EffectNumbers same = alone.measure(LayerHook());
+    CHECK(same.tokens.kl_max == 0);
+    CHECK_FALSE(same.greedy->first_divergence);
+  }
   const auto backend = make_cpu_backend();
   double before = 0;
   for (const int bits : {8, 4, 2}) {

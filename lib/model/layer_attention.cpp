@@ -182,7 +182,8 @@ Floats expand_outputs(const LayerInput& in, const Floats& expansion, const Float
 
 /// [heads][past tokens][dim] and [heads][new tokens][dim] -> [heads][all tokens][dim].
 Floats append_heads(const Floats& past, const Floats& added, std::int64_t heads) {
-  const auto of_past = static_cast<std::ptrdiff_t>(past.size()) / heads, of_added = static_cast<std::ptrdiff_t>(added.size()) / heads;
+  const auto of_past = static_cast<std::ptrdiff_t>(past.size()) / heads;
+  const auto of_added = static_cast<std::ptrdiff_t>(added.size()) / heads;
   Floats out;
   out.reserve(past.size() + added.size());
   for (std::ptrdiff_t h = 0; h < heads; ++h) {

@@ -68,8 +68,8 @@ void run_layer(const LayerInput& in, const RopeTable& rope, const PrefillOptions
 std::int64_t begin_state(const ModelConfig& config, std::int64_t tokens, KvState* state) {
   if (state == nullptr) return 0;
   if (state->capacity > config.context || state->tokens + tokens > state->capacity) {
-    throw Error(fmt::format("{}: {} tokens after {} are more than the {} that were announced, or these more than its context of {}",
-                            config.path, tokens, state->tokens, state->capacity, config.context));
+    throw Error(fmt::format("{}: {} tokens after {} are more than the {} that were announced, or these more than its "
+                            "context of {}", config.path, tokens, state->tokens, state->capacity, config.context));
   }
   state->layers.resize(config.layers.size());
   return state->tokens;

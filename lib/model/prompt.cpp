@@ -86,7 +86,8 @@ TextWindows read_windows(const Model& model, const PromptOptions& options, std::
     if (!out.ids.empty() && length < source.special + 2) break;
     std::vector<std::int32_t> ids(source.ids.begin(), prefix_end);
     ids.resize(static_cast<std::size_t>(std::min(length, source.special)));
-    const auto end = next + std::min<std::int64_t>(length - static_cast<std::int64_t>(ids.size()), source.ids.end() - next);
+    const std::int64_t room = length - static_cast<std::int64_t>(ids.size());
+    const auto end = next + std::min<std::int64_t>(room, source.ids.end() - next);
     ids.insert(ids.end(), next, end);
     next = end;
     left -= length;

@@ -54,31 +54,6 @@ void warn_of_keys(VerifyReport& report) {
       100.0 * worst->all.health.mean_energy_share));
 }
 
-/// When a gate failed: what would help the heads whose keys are hardest to code, from their own rows.
-void advise_on_keys(VerifyReport& report) {
-  constexpr std::size_t kMostLines = 5;
-  struct Place {
-    int layer;
-    std::size_t head;
-    const KeyHealthNumbers* health;
-  };
-  std::vector<Place> places;
-  for (const LayerReport& layer : report.layers) {
-    for (std::size_t head = 0; head < layer.heads.size(); ++head) places.push_back({layer.index, head, &layer.heads[head].health});
-  }
-  std::stable_sort(places.begin(), places.end(), [](const Place& a, const Place& b) {
-    return a.health->mean_energy_share > b.health->mean_energy_share;
-  });
-  if (places.size() > kMostLines) places.resize(kMostLines);
-  for (const Place& place : places) {
-    const KeyRemedies& r = place.health->remedies;
-    report.advice.push_back(fmt::format(
-        "layer {}, head {}: the error energy of K would be {:.2f} of what it is with the mean over tokens subtracted, {:.2f} "
-        "with its {} loudest channels kept, {:.2f} with one bit more", place.layer, place.head, r.center, r.channels,
-        r.kept_channels, r.one_bit));
-  }
-}
-
 void warn_of_scheme(VerifyReport& report) {
   if (report.k_scheme.rotation == RotationKind::kIdentity || report.v_scheme.rotation == RotationKind::kIdentity) {
     double worst = 0;
@@ -155,6 +130,30 @@ void check_same_shape(const KvFile& packed, const KvDump& dump) {
 }
 
 }  // namespace
+
+void advise_on_keys(VerifyReport& report) {
+  constexpr std::size_t kMostLines = 5;
+  struct Place {
+    int layer;
+    std::size_t head;
+    const KeyHealthNumbers* health;
+  };
+  std::vector<Place> places;
+  for (const LayerReport& layer : report.layers) {
+    for (std::size_t head = 0; head < layer.heads.size(); ++head) places.push_back({layer.index, head, &layer.heads[head].health});
+  }
+  std::stable_sort(places.begin(), places.end(), [](const Place& a, const Place& b) {
+    return a.health->mean_energy_share > b.health->mean_energy_share;
+  });
+  if (places.size() > kMostLines) places.resize(kMostLines);
+  for (const Place& place : places) {
+    const KeyRemedies& r = place.health->remedies;
+    report.advice.push_back(fmt::format(
+        "layer {}, head {}: the error energy of K would be {:.2f} of what it is with the mean over tokens subtracted, {:.2f} "
+        "with its {} loudest channels kept, {:.2f} with one bit more", place.layer, place.head, r.center, r.channels,
+        r.kept_channels, r.one_bit));
+  }
+}
 
 VerifyReport verify_source(const KvSource& source, const VerifyOptions& options, const Backend& backend) {
   check_queries(source, options.gates, source.name());

@@ -139,6 +139,7 @@ void judge_output(VerifyReport& report, const std::vector<EffectControl>& contro
     report.gates.push_back(std::move(gate));
   }
   report.verdict = overall_verdict(report.gates);
+  if (report.verdict == Verdict::kFail && report.advice.empty()) advise_on_keys(report);
 }
 
 /// What is said of K and V, from the first window.
