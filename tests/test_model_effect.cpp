@@ -138,9 +138,14 @@ TEST_CASE("a hook that changes nothing has no effect at all, and one that does h
   const auto backend = make_cpu_backend();
   double before = 0;
   for (const int bits : {8, 4, 2}) {
-    const double kl = effect.measure(make_scheme_hook(scheme_of(bits), *backend, 2)).tokens.kl.estimate;
-    CHECK(kl > before * 4);
-    before = kl;
+    PrefillOptions second;
+    second.hook = make_scheme_hook(scheme_of(bits), *backend, 2);
+    const TokenSummary found = effect.measure(second.hook).tokens;
+    CHECK(found.kl.estimate > before * 4);
+    before = found.kl.estimate;
+    const Ids& ids = effect.text().ids.front();
+    const double expected = perplexity(token_losses(model, prefill(model, ids, second), ids, 1));
+    CHECK(found.perplexity == doctest::Approx(expected).epsilon(1e-9));
   }
   for (const Control control : {Control::kZeros, Control::kOtherSeed, Control::kOneBit}) {
     CHECK(effect.measure(make_scheme_hook(scheme_of(4), *backend, 2, control)).tokens.kl.estimate > before / 4);
@@ -171,6 +176,7 @@ TEST_CASE("a reference that makes no sense is refused before anything is measure
   options.allow_random = true;
   CHECK_FALSE(ModelEffect(model, make_windows({make_ids(200, 320)}), options).plausible());
   CHECK(error_of([&] { ModelEffect(model, make_windows({make_ids(500, 320)}), random_weights(13)); }).find("--greedy 13") == 0);
+  CHECK(error_of([&] { ModelEffect(model, {}, random_weights()); }).find("no tokens") != std::string::npos);
   CHECK(error_of([&] { check_same_model(model, open_fixture("gemma2")); }).find("the family") != std::string::npos);
   CHECK(error_of([&] { check_same_model(model, model); }) == "no error");
 }

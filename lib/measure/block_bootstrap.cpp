@@ -83,8 +83,8 @@ MeanInterval bootstrap_mean(std::span<const double> values, std::span<const std:
   }
   std::sort(means.begin(), means.end());
   const double tail = 0.5 * (1.0 - kConfidence);
-  const auto low = means[static_cast<std::size_t>(tail * kResamples)];
-  const auto high = means[static_cast<std::size_t>((1.0 - tail) * kResamples) - 1];
+  const auto beyond = static_cast<std::size_t>(std::lround(tail * kResamples));
+  const double low = means[beyond], high = means[means.size() - 1 - beyond];
   const double blocks = static_cast<double>(count) / static_cast<double>(block);
   const double few = std::sqrt(blocks / (blocks - 1.0));
   const double factor = few * boost::math::quantile(boost::math::students_t(blocks - 1.0), 1.0 - tail) /

@@ -80,6 +80,7 @@ std::vector<TokenComparison> compare_window(const Model& model, const std::vecto
 
 ModelEffect::ModelEffect(const Model& model, TextWindows text, EffectOptions options)
     : model_(model), text_(std::move(text)), options_(std::move(options)) {
+  if (text_.ids.empty()) check_tokens(model, {});
   check_predictions(model, text_, options_);
   if (options_.greedy > 0) check_greedy(model, text_, options_);
   const Clock::time_point start = Clock::now();
