@@ -35,6 +35,11 @@ struct Options {
   bool quiet = false;
 };
 
+/// K and V are compressed: always, but where only weights are exchanged.
+bool compresses_cache(const Options& options) {
+  return options.model.with_weights.empty() || options.scheme.first_given().has_value();
+}
+
 void check_source(const Options& options) {
   const int sources = (options.kv.empty() ? 0 : 1) + (options.packed.empty() ? 0 : 1) + (options.weights.empty() ? 0 : 1) +
                       (options.synthetic ? 1 : 0) + (options.model.model.empty() ? 0 : 1);
@@ -63,13 +68,18 @@ void check_source(const Options& options) {
   if (options.synthetic && options.tokens.value_or(options.shape.tokens) * options.synthetic_dim > kMostSyntheticValues) {
     throw UsageError(fmt::format("--tokens times --dim is at most {}", kMostSyntheticValues));
   }
+  const GateOptions& g = options.gates;
+  const bool gates_cache = g.threshold || g.min_token_cosine || g.max_attention_kl || g.min_attention_top1;
+  if (!compresses_cache(options) && (gates_cache || g.max_rel_mse_ratio || options.per_head)) {
+    throw UsageError("--with-weights alone leaves K and V as they are, and there is nothing to say of each; give a scheme, "
+                     "such as --bits 4, or use --max-kld, --max-ppl-ratio or --min-token-top1");
+  }
   if (options.packed.empty() && options.weights.empty()) return;
   if (const auto name = options.scheme.first_given()) {
     throw UsageError(fmt::format("{} does not go with {}: the scheme is the file's", *name,
                                  options.packed.empty() ? "--weights" : "--packed"));
   }
-  const GateOptions& g = options.gates;
-  if (!options.weights.empty() && (g.threshold || g.min_token_cosine || g.max_attention_kl || g.min_attention_top1)) {
+  if (!options.weights.empty() && gates_cache) {
     throw UsageError("--weights has the gates --max-rel-mse and --max-rel-mse-ratio; the others are for KV caches");
   }
 }
@@ -93,7 +103,8 @@ std::uint64_t count_heads(const KvDump& dump) {
 VerifyReport measure(const Options& options) {
   if (!options.model.model.empty()) {
     ProgressBar none("", 0, ProgressBar::Unit::kHeads, true);
-    return measure_model(options.model, options.tokens, make_verify_options(options, none), options.quiet);
+    return measure_model(options.model, options.tokens, make_verify_options(options, none), compresses_cache(options),
+                         options.quiet);
   }
   const auto backend = make_cpu_backend();
   if (options.synthetic) {
@@ -146,13 +157,12 @@ void declare_sources(CLI::App& sub, Options& options) {
   synthetic_option("--dim", options.synthetic_dim, "head_dim, 8..1024", kMinDim, kMaxRowDim);
   synthetic_option("--heads", options.shape.kv_heads, "KV heads, 1..1024", std::int64_t{1}, std::int64_t{1024});
   synthetic_option("--layers", options.shape.layers, "layers, 1..1024", 1, 1024);
-  sub.add_option("--tokens", options.tokens, "with --model: the first N tokens of the text, 1.. the model's context (default up to "
-                                             "128); with --synthetic: rows of a head, 1..1000000 (default 1024)")
+  sub.add_option("--tokens", options.tokens, "with --model: the first N tokens of the text, in windows (default up to 128); with --synthetic: rows of a head, 1..1000000 (default 1024)")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 31))->default_str("")->group("With --model or --synthetic");
   sub.add_option("--seed", options.shape.seed, "seed of the rows, 0..2^32-1")->needs(synthetic)->group("With --synthetic");
 }
 
-void declare_gates(CLI::App& sub, GateOptions& gates, WeightGateOptions& weight_gates) {
+void declare_gates(CLI::App& sub, GateOptions& gates, WeightGateOptions& weight_gates, ModelArguments& model) {
   const char* group = "Gates";
   sub.add_option("--threshold", gates.threshold,
                  "least cosine of a layer, K and V, flattened, -1..1 (default .99 when both have 4 bits or more, else "
@@ -169,14 +179,17 @@ void declare_gates(CLI::App& sub, GateOptions& gates, WeightGateOptions& weight_
   sub.add_option("--min-attention-top1", gates.min_attention_top1,
                  "least share of queries of a layer whose top key stays the same, 0..1 (needs queries)")
       ->check(finite_range(0, 1))->group(group);
+  model.declare_gates(sub, group);
 }
 
 }  // namespace
 
 void add_verify(CLI::App& app, Command& command) {
   auto options = std::make_shared<Options>();
-  CLI::App* sub = app.add_subcommand("verify", "measure what compression costs codec, attention and weights, and judge it");
+  CLI::App* sub = app.add_subcommand("verify", "measure what compression costs codec, attention, output and weights, and judge it");
   sub->footer("Examples: tq verify --model DIR --k-bits 4 --v-bits 3 --threshold 0.97\n"
+              "          tq verify --model DIR --tokens 2048 --k-bits 4 --v-bits 3 --max-kld 0.05 --greedy 64\n"
+              "          tq verify --model DIR --with-weights ./model-tq3 --max-ppl-ratio 1.1\n"
               "          tq verify --kv docs/samples/smollm2-135m-instruct.safetensors --k-bits 4 --v-bits 3\n"
               "          tq verify --packed cache.tq3 --against dump.safetensors --json\n"
               "          tq verify --weights ./model-tq3 --against ./model --max-rel-mse 0.04\n"
@@ -184,7 +197,7 @@ void add_verify(CLI::App& app, Command& command) {
               "negative control.");
   declare_sources(*sub, *options);
   options->scheme.declare(*sub);
-  declare_gates(*sub, options->gates, options->weight_gates);
+  declare_gates(*sub, options->gates, options->weight_gates, options->model);
   sub->add_option("--attention-queries", options->attention_queries,
                   "attention is measured on the last N queries of each head, 1..1000000")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1000000}));

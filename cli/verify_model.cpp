@@ -5,6 +5,7 @@
 #include <mutex>
 #include <nlohmann/json.hpp>
 
+#include "cli/options.h"
 #include "cli/terminal.h"
 #include "lib/model/capture.h"
 
@@ -47,36 +48,67 @@ Json describe(const Model& model) {
 }  // namespace
 
 void ModelArguments::declare(CLI::App& app, const char* source_group) {
-  CLI::Option* option = app.add_option("--model", model, "a model's directory, or a hub id in the local Hugging Face cache: run "
-                                                         "it on a text, and compress what its attention reads")
-                            ->type_name("DIR")->group(source_group)->default_str("");
-  prompt.declare(app, option);
+  option_ = app.add_option("--model", model,
+                           "a model's directory, or a hub id in the local Hugging Face cache: run it on a text, compress what "
+                           "its attention reads, and see what that does to its output")
+                ->type_name("DIR")->group(source_group)->default_str("");
+  prompt.declare(app, option_);
   const char* group = "With --model";
+  app.add_option("--with-weights", with_weights,
+                 "native TQ3 weights of the same model: the second pass uses them. The cache is compressed as well where a scheme "
+                 "is given, such as by --bits; else it stays exact, and only the output is measured")
+      ->type_name("TQ3_DIR")->default_str("")->needs(option_)->group(group);
+  app.add_option("--window", window,
+                 "cut the text into windows of that many tokens, special ones included, each read on its own; 2.. the model's "
+                 "context (default 2048, or the context). Codec and attention are measured on the first")
+      ->check(CLI::Range(std::int64_t{2}, std::int64_t{1} << 31))->default_str("")->needs(option_)->group(group);
+  app.add_option("--greedy", greedy,
+                 "tokens that the model writes after the first window, 1..65536: say where greedy decoding first departs from "
+                 "them (default off)")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{65536}))->default_str("")->needs(option_)->group(group);
   app.add_flag("--allow-random", allow_random, "measure also a model whose perplexity on the text is above 200, or on fewer than "
-                                               "127 predictions (random weights)")->needs(option)->group(group);
-  app.add_flag("--check", check, "say whether tq can run the model, and measure nothing")->needs(option)->group(group);
+                                               "127 predictions (random weights)")->needs(option_)->group(group);
+  app.add_flag("--check", check, "say whether tq can run the model, and measure nothing")->needs(option_)->group(group);
+}
+
+void ModelArguments::declare_gates(CLI::App& app, const char* group) {
+  const auto gate = [&](const char* name, std::optional<double>& limit, const char* help) {
+    return app.add_option(name, limit, help)->needs(option_)->group(group);
+  };
+  gate("--max-kld", gates.max_kld, "largest mean KL of the next token, nats (with --model; the upper end of its 95 % interval)")
+      ->check(not_negative());
+  gate("--max-ppl-ratio", gates.max_ppl_ratio, "largest perplexity over the reference's (with --model; the upper end)")
+      ->check(not_negative());
+  gate("--min-token-top1", gates.min_token_top1, "least share of tokens whose most likely successor stays the same, 0..1 (with "
+                                                 "--model; the lower end)")->check(finite_range(0, 1));
 }
 
 VerifyReport measure_model(const ModelArguments& arguments, std::optional<std::int64_t> tokens, VerifyOptions options,
-                           bool quiet) {
+                           bool cache, bool quiet) {
   const Model model = open_model(arguments.model);
-  const Prompt prompt = read_prompt(model, arguments.prompt.resolve(tokens));
-  ProgressBar prefill("prefill", model.layout().layer_bytes, ProgressBar::Unit::kBytes, quiet);
-  ProgressBar heads("verify", count_heads(model.config(), arguments.prompt.mla_latent()), ProgressBar::Unit::kHeads, quiet);
+  const TextWindows text = read_windows(model, arguments.prompt.resolve(tokens), arguments.window);
   VerifyModelOptions run;
-  run.mla_latent = arguments.prompt.mla_latent();
-  run.allow_random = arguments.allow_random;
-  std::string rate;  // of the prefill, which is over when the first head has been measured
-  std::once_flag prefilled;
+  run.effect.mla_latent = arguments.prompt.mla_latent();
+  run.effect.allow_random = arguments.allow_random;
+  run.effect.greedy = arguments.greedy;
+  run.effect_gates = arguments.gates;
+  run.cache = cache;
+  if (!arguments.with_weights.empty()) run.weights = find_model_dir(arguments.with_weights);
+  ProgressBar passes("passes", pass_bytes(model, text, run), ProgressBar::Unit::kBytes, quiet);
+  ProgressBar heads("verify", count_heads(model.config(), run.effect.mla_latent), ProgressBar::Unit::kHeads, quiet);
+  std::string rate;  // of the passes, which are over when the first head has been measured
+  std::once_flag passed;
   options.measure.progress = [&, measured = heads.callback()](std::uint64_t amount) {
-    std::call_once(prefilled, [&] { rate = prefill.finish(); });
+    std::call_once(passed, [&] { rate = passes.finish(); });
     measured(amount);
   };
-  run.prefill_progress = prefill.callback();
+  run.effect.progress = passes.callback();
   run.verify = options;
-  VerifyReport report = verify_model(model, prompt, run, *make_cpu_backend());
+  VerifyReport report = verify_model(model, text, run, *make_cpu_backend());
+  if (rate.empty()) rate = passes.finish();
   heads.finish();
-  say(quiet, fmt::format("prefill: {} tokens through {} layers, weights {}", prompt.ids.size(), model.config().layers.size(), rate));
+  say(quiet, fmt::format("passes: {} tokens through {} layers, reference {:.1f} s, second {:.1f} s, all {}", text.tokens(),
+                         model.config().layers.size(), report.effect->reference_seconds, report.effect->numbers.seconds, rate));
   return report;
 }
 

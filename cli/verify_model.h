@@ -12,14 +12,23 @@ struct ModelArguments {
   PromptArguments prompt;
   bool allow_random = false;
   bool check = false;
+  std::string with_weights;
+  std::optional<std::int64_t> window;
+  std::int64_t greedy = 0;
+  EffectGateOptions gates;
 
-  /// --model and what goes with it, but for --tokens.
+  /// --model and what goes with it, but for --tokens and gates.
   void declare(CLI::App& app, const char* source_group);
+  /// After declare().
+  void declare_gates(CLI::App& app, const char* group);
+
+ private:
+  CLI::Option* option_ = nullptr;
 };
 
-/// Runs the model and measures. `tokens`: --tokens, if it was given.
+/// Runs the model and measures. `tokens`: --tokens, if it was given. `cache`: K and V are compressed.
 VerifyReport measure_model(const ModelArguments& arguments, std::optional<std::int64_t> tokens, VerifyOptions options,
-                           bool quiet);
+                           bool cache, bool quiet);
 
 /// --check: says whether and how tq would run the model; reads headers only.
 ExitCode check_model(const ModelArguments& arguments, bool json);

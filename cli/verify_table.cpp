@@ -7,6 +7,7 @@
 #include <cmath>
 #include <map>
 
+#include "cli/effect_table.h"
 #include "cli/table.h"
 #include "cli/terminal.h"
 
@@ -71,12 +72,13 @@ std::string format_attention(const VerifyReport& report, bool per_head) {
 }
 
 std::string format_gates(const VerifyReport& report) {
+  if (report.gates.empty()) return "(no gate was asked for: nothing is judged)\n";
   Table table({"gate", "limit", "value", "worst at", "result", "controls it must catch"});
   for (const GateReport& gate : report.gates) {
     std::size_t caught = 0;
     for (const GateControl& control : gate.controls) caught += control.passed ? 0 : 1;
-    table.add({"--" + gate.name, fmt::format("{} {}", gate.at_least ? ">=" : "<=", general(gate.limit)), fixed(gate.value, 5),
-               fmt::format("layer {} {}", gate.worst_layer, gate.worst_part == 'k' ? 'K' : 'V'),
+    table.add({"--" + gate.name, fmt::format("{} {}", gate.at_least ? ">=" : "<=", general(gate.limit)), fixed(gate.bound.value_or(gate.value), 5),
+               gate.bound ? "95 % bound" : fmt::format("layer {} {}", gate.worst_layer, gate.worst_part == 'k' ? 'K' : 'V'),
                !gate.measured  ? "not measured"
                : !gate.passed  ? "FAIL"
                : gate.sensitive ? "pass"
@@ -97,6 +99,10 @@ std::string describe_model(const VerifyReport& report) {
   std::string text = fmt::format("Run      {}, {} layers, {} tokens of {}{}\nReads    perplexity {:.4g} over {} predictions "
                                  "(at most {:g} is plausible)\n", m.family, m.layers, m.tokens, m.prompt,
                                  m.latent ? ", the latent cache" : "", m.perplexity, m.predictions, m.max_perplexity);
+  if (m.windows > 1) {
+    text += fmt::format("Text     {} windows of up to {} tokens, each read from its own beginning, {} tokens of text apart\n",
+                        m.windows, m.window, m.stride);
+  }
   for (const auto& [window, layers] : windows) text += fmt::format("Windows  {} tokens in {} layers\n", window, layers);
   if (!m.exact_layers.empty()) text += fmt::format("Exact    layers {}\n", fmt::join(m.exact_layers, ", "));
   return text;
@@ -124,7 +130,8 @@ std::string describe_schemes(const VerifyReport& report) {
 
 std::string describe_verdict(const VerifyReport& report) {
   switch (report.verdict) {
-    case Verdict::kPass: return "PASS: every gate passed, and every control was caught";
+    case Verdict::kPass:
+      return report.gates.empty() ? "DONE: measured, and not judged" : "PASS: every gate passed, and every control was caught";
     case Verdict::kFail: return "FAIL: a gate failed";
     case Verdict::kNotMeasured: break;
   }
@@ -134,12 +141,18 @@ std::string describe_verdict(const VerifyReport& report) {
 }  // namespace
 
 std::string format_report_table(const VerifyReport& report, bool per_head) {
-  std::string text = fmt::format("Model    {}\nSource   {}\n{}{}Bytes    {} -> {} ({:.2f}x)\n\n",
-                                 report.model, describe_source(report), describe_model(report), describe_schemes(report),
-                                 format_count(report.dump_bytes),
-                                 format_count(report.packed_bytes),
-                                 static_cast<double>(report.dump_bytes) / static_cast<double>(report.packed_bytes));
-  text += format_codec(report, per_head) + "\n" + format_attention(report, per_head) + "\n" + format_gates(report) + "\n";
+  std::string text =
+      fmt::format("Model    {}\nSource   {}\n{}", report.model, describe_source(report), describe_model(report));
+  if (report.layers.empty()) {
+    text += "\n";
+  } else {
+    text += fmt::format("{}Bytes    {} -> {} ({:.2f}x)\n\n", describe_schemes(report), format_count(report.dump_bytes),
+                        format_count(report.packed_bytes),
+                        static_cast<double>(report.dump_bytes) / static_cast<double>(report.packed_bytes));
+    text += format_codec(report, per_head) + "\n" + format_attention(report, per_head) + "\n";
+  }
+  if (report.effect) text += format_effect(*report.effect) + "\n";
+  text += format_gates(report) + "\n";
   for (const std::string& warning : report.warnings) text += "warning: " + warning + "\n";
   for (const std::string& advice : report.advice) text += "advice: " + advice + "\n";
   if (!report.warnings.empty() || !report.advice.empty()) text += "\n";

@@ -40,12 +40,16 @@
 #include "lib/model/families.h"          // families: which models can be run
 #include "lib/model/config.h"            // ModelConfig: config.json, decided
 #include "lib/model/prefill.h"           // Model, prefill: the forward pass, with a hook for every layer's cache
-#include "lib/model/prompt.h"            // read_prompt: the tokens to run
+#include "lib/model/prompt.h"            // read_prompt, read_windows: the tokens to run
+#include "lib/model/generate.h"          // generate_greedily
 #include "lib/model/capture.h"           // capture_kv: a KV dump of a model
-#include "lib/cache/cache_method.h"        // CacheMethod: a way to keep keys or values, seen from outside
-#include "lib/cache/foreign_methods.h"     // make_foreign_cache: caches of other systems, simulated
+#include "lib/measure/token_stats.h"     // compare_token, summarize_tokens: logits beside the reference's
+#include "lib/cache/cache_hook.h"        // make_cache_hook: a forward pass that reads it
+#include "lib/cache/cache_method.h"      // CacheMethod: a way to keep keys or values, seen from outside
+#include "lib/cache/foreign_methods.h"   // make_foreign_cache: caches of other systems, simulated
 #include "lib/verify/verify_kv.h"        // verify_dump, verify_packed, verify_synthetic
-#include "lib/verify/verify_model.h"     // verify_model: what compression costs a model's attention
+#include "lib/verify/model_effect.h"     // ModelEffect: one reference pass, many changes
+#include "lib/verify/verify_model.h"     // verify_model: what compression costs a model's attention and output
 #include "lib/verify/weight_gates.h"     // judge_weights
 #include "lib/verify/verify_weights.h"   // verify_weights: a native TQ3 checkpoint against its model
 #include "lib/verify/diff_tensors.h"     // diff_tensors: two checkpoints or files

@@ -232,15 +232,33 @@ class Schema(InFolder):
             done = run_tq(["tq", "verify", "--json", *arguments], self.folder)
             self.assertEqual(done.returncode, code, done.stderr)
             yield arguments, json.loads(done.stdout)
+        yield from self.model_reports()
+
+    def model_reports(self):
+        """Of a model: its cache with all there is, packed weights alone, and too few tokens to say anything."""
+        model = str(ROOT / "tests/prefill/llama-linear")
+        Path(self.folder, "ids").write_text(" ".join(str(7 * i * i % 61 + 3) for i in range(128)))
+        self.assertEqual(run_tq(["tq", "pack-weights", model, "-o", "packed", "--group-size", "64"], self.folder).returncode, 0)
+        run = ["--model", model, "--token-ids", "ids"]
+        for code, arguments in ((3, [*run, "--max-kld", "9", "--greedy", "4"]), (0, [*run, "--with-weights", "packed"]),
+                                (1, [*run, "--with-weights", "packed", "--bits", "4", "--max-kld", "0", "--window", "64",
+                                     "--allow-random"]),
+                                (0, [*run, "--allow-random", "--tokens", "2"])):
+            done = run_tq(["tq", "verify", "--json", *arguments], self.folder)
+            self.assertEqual(done.returncode, code, done.stderr)
+            yield arguments, json.loads(done.stdout)
 
     def test_reports_follow_the_schema(self):
         for arguments, report in self.reports():
             self.assertEqual(violations(report, self.schema, self.schema), [], arguments)
 
     def test_a_missing_and_an_unknown_field_are_refused_in_every_object(self):
-        report = next(self.reports())[1]
-        report["layers"], report["gates"] = report["layers"][:1], report["gates"][:1]
-        report["layers"][0]["heads"] = report["layers"][0]["heads"][:1]
+        for _, report in (next(self.reports()), next(self.model_reports())):
+            report["layers"], report["gates"] = report["layers"][:1], report["gates"][-1:]
+            report["layers"][0]["heads"] = report["layers"][0]["heads"][:1]
+            self.check_every_object(report)
+
+    def check_every_object(self, report):
         optional = {"permuted_tokens", "one_bit", "other_seed"}
         count = len(list(objects_of(report)))
         self.assertGreater(count, 20)
@@ -257,7 +275,8 @@ class Schema(InFolder):
     def test_wrong_values_are_refused(self):
         report = next(self.reports())[1]
         for name, value in (("schema_version", 1), ("status", "FAIL"), ("exit_code", 2), ("min_cosine", 1.5), ("bits", 4.0),
-                            ("k_bits", None), ("threshold", True), ("layers", []), ("warnings", [1]), ("per_layer_cosine", None)):
+                            ("k_bits", None), ("threshold", True), ("layers", []), ("warnings", [1]), ("per_layer_cosine", None),
+                            ("effect", {}), ("schemes", None), ("bytes", None), ("gates", [])):
             self.assertTrue(violations({**report, name: value}, self.schema, self.schema), name)
 
     def test_the_schema_describes_every_field(self):

@@ -8,6 +8,7 @@
 
 #include "lib/convert.h"
 #include "lib/error.h"
+#include "lib/parallel.h"
 
 namespace tq {
 namespace {
@@ -108,26 +109,45 @@ double energy(std::span<const float> values) {
 
 class CodecMethod final : public CacheMethod {
  public:
-  CodecMethod(std::shared_ptr<const CacheCodec> codec, const Backend& backend) : codec_(std::move(codec)), backend_(backend) {}
+  using Codecs = std::vector<std::shared_ptr<const CacheCodec>>;
+  CodecMethod(Codecs codecs, const Backend& backend, int threads, Codecs readers)
+      : codecs_(std::move(codecs)), readers_(readers.empty() ? codecs_ : std::move(readers)), backend_(backend), threads_(threads) {}
 
-  std::string describe() const override { return format_cache_scheme(codec_->scheme()); }
-  std::uint64_t bytes(std::int64_t heads, std::int64_t tokens) const override { return codec_->scheme().bytes(heads, tokens); }
-  std::int64_t recent_tokens() const override { return codec_->scheme().recent; }
+  std::string describe() const override {
+    const std::string text = format_cache_scheme(codecs_.front()->scheme());
+    return codecs_.size() == 1 ? text : text + " (by head)";
+  }
+  std::uint64_t bytes(std::int64_t heads, std::int64_t tokens) const override {
+    std::uint64_t sum = 0;
+    for (std::int64_t head = 0; head < heads; ++head) sum += of_head(codecs_, head).scheme().bytes(1, tokens);
+    return sum;
+  }
+  std::int64_t recent_tokens() const override { return codecs_.front()->scheme().recent; }
 
-  void round_trip(std::span<const float> x, std::int64_t heads, std::int64_t, std::span<float> x_hat,
+  void round_trip(std::span<const float> x, std::int64_t heads, std::int64_t tokens, std::span<float> x_hat,
                   const std::string& where) const override {
-    const std::size_t size = x.size() / static_cast<std::size_t>(heads);
-    for (std::int64_t head = 0; head < heads; ++head) {
-      const std::size_t first = static_cast<std::size_t>(head) * size;
-      const CodedHead coded = encode_head(backend_, *codec_, x.subspan(first, size), fmt::format("{}: head {}", where, head));
-      const std::vector<float> rows = decode_head(backend_, *codec_, coded, Decode::kInnerProduct);
+    parallel_for(threads_, heads, [&](std::int64_t head) {
+      const CacheCodec& codec = of_head(codecs_, head);
+      const std::int64_t dim = codec.scheme().dim;
+      if (static_cast<std::int64_t>(x.size()) != heads * tokens * dim || x_hat.size() != x.size()) {
+        throw Error(fmt::format("{}: {} values are not {} heads of {} rows of {}", where, x.size(), heads, tokens, dim));
+      }
+      const auto first = static_cast<std::size_t>(head * tokens * dim);
+      const CodedHead coded = encode_head(backend_, codec, x.subspan(first, static_cast<std::size_t>(tokens * dim)),
+                                          fmt::format("{}: head {}", where, head));
+      const std::vector<float> rows = decode_head(backend_, of_head(readers_, head), coded, Decode::kInnerProduct);
       std::copy(rows.begin(), rows.end(), x_hat.begin() + static_cast<std::ptrdiff_t>(first));
-    }
+    });
   }
 
  private:
-  std::shared_ptr<const CacheCodec> codec_;
+  static const CacheCodec& of_head(const Codecs& codecs, std::int64_t head) {
+    return *codecs[codecs.size() == 1 ? 0 : static_cast<std::size_t>(head)];
+  }
+
+  Codecs codecs_, readers_;
   const Backend& backend_;
+  int threads_;
 };
 
 }  // namespace
@@ -235,8 +255,15 @@ double expected_error(const CacheCodec& codec, const CodedHead& coded, std::span
          codec.outliers()->distortion() * energy(gather(left, dim, split.outliers));
 }
 
-std::unique_ptr<CacheMethod> make_cache_method(std::shared_ptr<const CacheCodec> codec, const Backend& backend) {
-  return std::make_unique<CodecMethod>(std::move(codec), backend);
+CacheCodec with_bits(const CacheScheme& scheme, int bits) {
+  Scheme rows = default_scheme(bits, scheme.dim, scheme.rows.rotation, scheme.rows.seed);
+  rows.norm = scheme.rows.norm;
+  return CacheCodec(plain_scheme(rows));
+}
+
+std::unique_ptr<CacheMethod> make_cache_method(std::vector<std::shared_ptr<const CacheCodec>> codecs, const Backend& backend,
+                                               int threads, std::vector<std::shared_ptr<const CacheCodec>> readers) {
+  return std::make_unique<CodecMethod>(std::move(codecs), backend, threads, std::move(readers));
 }
 
 }  // namespace tq

@@ -58,7 +58,13 @@ std::vector<float> decode_head(const Backend& backend, const CacheCodec& codec, 
 /// NaN for groups, of which theory says nothing; 0 where all is exact.
 double expected_error(const CacheCodec& codec, const CodedHead& coded, std::span<const float> x);
 
-/// The codec as a CacheMethod: keys with a sketch come back as inner products see them. The backend must outlive it.
-std::unique_ptr<CacheMethod> make_cache_method(std::shared_ptr<const CacheCodec> codec, const Backend& backend);
+/// Rows of the whole dim at `bits`, in the manner of the scheme: what another number of bits would do.
+CacheCodec with_bits(const CacheScheme& scheme, int bits);
+
+/// One codec for all heads, or one a head, as a CacheMethod: keys with a sketch come back as inner products see them.
+/// `readers`, as many, decode what the codecs coded: those of another seed are a negative control; none: the codecs
+/// themselves. round_trip() runs on up to `threads` threads of its own. The backend must outlive it.
+std::unique_ptr<CacheMethod> make_cache_method(std::vector<std::shared_ptr<const CacheCodec>> codecs, const Backend& backend,
+                                               int threads, std::vector<std::shared_ptr<const CacheCodec>> readers = {});
 
 }  // namespace tq

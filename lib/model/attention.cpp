@@ -17,25 +17,29 @@ struct Buffers {
   std::vector<float> recent_weights;  // the same of the recent keys
 };
 
+std::int64_t query_rows(const AttentionTask& a) { return a.tokens - a.past; }
+
+std::int64_t count_blocks(const AttentionTask& a) { return (query_rows(a) + kBlockQueries - 1) / kBlockQueries; }
+
 /// One head's queries first .. first + count - 1, which see keys key .. key + keys - 1 at most.
 struct Block {
   std::int64_t head, kv_head, first, count, key, keys;
 };
 
 Block make_block(const AttentionTask& a, std::int64_t index) {
-  const std::int64_t blocks = (a.tokens + kBlockQueries - 1) / kBlockQueries;
+  const std::int64_t blocks = count_blocks(a);
   Block b;
   b.head = index / blocks;
   b.kv_head = b.head / (a.heads / a.kv_heads);
   b.first = index % blocks * kBlockQueries;
-  b.count = std::min(kBlockQueries, a.tokens - b.first);
-  b.key = a.window ? std::max<std::int64_t>(0, b.first - *a.window + 1) : 0;
-  b.keys = b.first + b.count - b.key;
+  b.count = std::min(kBlockQueries, query_rows(a) - b.first);
+  b.key = a.window ? std::max<std::int64_t>(0, a.past + b.first - *a.window + 1) : 0;
+  b.keys = a.past + b.first + b.count - b.key;
   return b;
 }
 
 void multiply_keys(const AttentionTask& a, const Block& b, const float* k, float* logits) {
-  matmul_kernel().by_rows({a.q.data() + (b.head * a.tokens + b.first) * a.k_dim, a.k_dim, b.count,
+  matmul_kernel().by_rows({a.q.data() + (b.head * query_rows(a) + b.first) * a.k_dim, a.k_dim, b.count,
                            k + (b.kv_head * a.tokens + b.key) * a.k_dim, a.k_dim, b.keys, a.k_dim, logits, b.keys, false});
 }
 
@@ -74,7 +78,7 @@ void run_block(const AttentionTask& a, const Block& b, Buffers& buffers, float* 
     multiply_keys(a, b, a.recent_k.data(), buffers.recent_weights.data());
   }
   for (std::int64_t i = 0; i < b.count; ++i) {
-    const std::int64_t end = b.first + i + 1 - b.key;
+    const std::int64_t end = a.past + b.first + i + 1 - b.key;
     const std::int64_t begin = a.window ? std::max<std::int64_t>(0, end - *a.window) : 0;
     const std::int64_t split = has_recent ? std::max(begin, end - a.recent) : end;
     float* row = weights + i * b.keys;
@@ -93,9 +97,8 @@ void run_block(const AttentionTask& a, const Block& b, Buffers& buffers, float* 
 }  // namespace
 
 std::vector<float> attend(const AttentionTask& task, int threads) {
-  std::vector<float> out(static_cast<std::size_t>(task.tokens * task.heads * task.v_dim));
-  const std::int64_t blocks = (task.tokens + kBlockQueries - 1) / kBlockQueries;
-  parallel_for(threads, task.heads * blocks, [&](std::int64_t index) {
+  std::vector<float> out(static_cast<std::size_t>(query_rows(task) * task.heads * task.v_dim));
+  parallel_for(threads, task.heads * count_blocks(task), [&](std::int64_t index) {
     static thread_local Buffers buffers;
     run_block(task, make_block(task, index), buffers, out.data());
   });

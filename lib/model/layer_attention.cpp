@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "lib/error.h"
 #include "lib/model/attention.h"
 #include "lib/model/layer_parts.h"
 #include "lib/model/matmul.h"
@@ -42,7 +43,7 @@ void turn_heads(const LayerInput& in, const RopeTable& rope, std::int64_t heads,
                 Floats& x) {
   if (!in.layer.rope) return;
   parallel_for(in.context.threads, heads, [&](std::int64_t h) {
-    apply_rope(rope, in.config.rope_pairs, 0, in.tokens, dim, x.data() + h * in.tokens * dim + offset);
+    apply_rope(rope, in.config.rope_pairs, in.past, in.tokens, dim, x.data() + h * in.tokens * dim + offset);
   });
 }
 
@@ -50,6 +51,7 @@ LayerKv describe_layer(const LayerInput& in) {
   const ModelConfig& c = in.config;
   LayerKv kv;
   kv.layer = in.index;
+  kv.layers = static_cast<std::int64_t>(c.layers.size());
   kv.heads = c.heads;
   kv.kv_heads = c.kv_heads;
   kv.tokens = in.tokens;
@@ -87,7 +89,7 @@ Floats project_latent(const LayerInput& in, const RopeTable& rope, std::span<con
   Floats latent = apply_linear(in.context, in.layout.attention.kv_a, x, in.tokens);
   const LoadedNorm norm(*in.context.reader, in.layout.attention.kv_a_norm);
   norm.apply(latent.data(), latent.data(), in.tokens, mla.kv_rank, width);
-  apply_rope(rope, in.config.rope_pairs, 0, in.tokens, width, latent.data() + mla.kv_rank);
+  apply_rope(rope, in.config.rope_pairs, in.past, in.tokens, width, latent.data() + mla.kv_rank);
   return latent;
 }
 
@@ -179,6 +181,29 @@ Floats expand_outputs(const LayerInput& in, const Floats& expansion, const Float
   return out;
 }
 
+/// [heads][past tokens][dim] and [heads][new tokens][dim] -> [heads][all tokens][dim].
+Floats append_heads(const Floats& past, const Floats& added, std::int64_t heads) {
+  const auto of_past = static_cast<std::ptrdiff_t>(past.size()) / heads;
+  const auto of_added = static_cast<std::ptrdiff_t>(added.size()) / heads;
+  Floats out;
+  out.reserve(past.size() + added.size());
+  for (std::ptrdiff_t h = 0; h < heads; ++h) {
+    out.insert(out.end(), past.begin() + h * of_past, past.begin() + (h + 1) * of_past);
+    out.insert(out.end(), added.begin() + h * of_added, added.begin() + (h + 1) * of_added);
+  }
+  return out;
+}
+
+/// kv's keys and values become those of all tokens read, in the state too.
+void join_state(KvState& state, LayerKv& kv) {
+  if (kv.recent > 0) throw Error("a cache that keeps its newest tokens exact cannot be decoded step by step");
+  KvState::Layer& layer = state.layers[static_cast<std::size_t>(kv.layer)];
+  layer.k = append_heads(layer.k, kv.k, kv.kv_heads);
+  layer.v = append_heads(layer.v, kv.v, kv.kv_heads);
+  kv.k = layer.k;
+  kv.v = layer.v;
+}
+
 }  // namespace
 
 std::vector<float> run_attention(const LayerInput& in, const RopeTable& rope, const PrefillOptions& options,
@@ -199,7 +224,8 @@ std::vector<float> run_attention(const LayerInput& in, const RopeTable& rope, co
     project(in, rope, x, kv);
   }
   if (options.hook) options.hook(kv);
-  AttentionTask task{kv.q, kv.k, kv.v, kv.heads, kv.kv_heads, kv.tokens, kv.k_dim, kv.v_dim, kv.scale};
+  if (options.state != nullptr) join_state(*options.state, kv);
+  AttentionTask task{kv.q, kv.k, kv.v, kv.heads, kv.kv_heads, in.past + kv.tokens, kv.k_dim, kv.v_dim, kv.scale, in.past};
   task.softcap = kv.softcap;
   task.window = kv.window;
   task.sinks = kv.sinks;

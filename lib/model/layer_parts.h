@@ -17,6 +17,7 @@ struct LayerInput {
   const LayerConfig& layer;
   int index;
   std::int64_t tokens;
+  std::int64_t past;  ///< tokens read before these
 };
 
 /// Attention: x [tokens][hidden] -> [tokens][hidden]. `rope` is the layer's table.

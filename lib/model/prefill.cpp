@@ -64,18 +64,29 @@ void run_layer(const LayerInput& in, const RopeTable& rope, const PrefillOptions
   add_scaled(x, mlp, in.config.residual_scale);
 }
 
+/// Tokens that were read before.
+std::int64_t begin_state(const ModelConfig& config, std::int64_t tokens, KvState* state) {
+  if (state == nullptr) return 0;
+  if (state->capacity > config.context || state->tokens + tokens > state->capacity) {
+    throw Error(fmt::format("{}: {} tokens after {} are more than the {} that were announced, or these more than its "
+                            "context of {}", config.path, tokens, state->tokens, state->capacity, config.context));
+  }
+  state->layers.resize(config.layers.size());
+  return state->tokens;
+}
+
 }  // namespace
 
-Model::Model(std::string dir, ModelConfig config, std::unique_ptr<Backend> backend)
+Model::Model(std::string dir, ModelConfig config, std::unique_ptr<Backend> backend, std::optional<std::uint32_t> seed)
     : dir_(std::move(dir)), config_(std::move(config)), backend_(std::move(backend)),
-      reader_(WeightReader::open(dir_, *backend_)) {
+      reader_(WeightReader::open(dir_, *backend_, seed)) {
   layout_ = plan_layout(config_, reader_, dir_);
 }
 
-Model Model::open(const std::string& model) {
+Model Model::open(const std::string& model, std::optional<std::uint32_t> seed) {
   const std::string dir = find_model_dir(model);
   ModelConfig config = read_model_config(dir);
-  return Model(dir, std::move(config), make_cpu_backend());
+  return Model(dir, std::move(config), make_cpu_backend(), seed);
 }
 
 void check_tokens(const Model& model, std::span<const std::int32_t> ids) {
@@ -97,15 +108,18 @@ std::vector<float> prefill(const Model& model, std::span<const std::int32_t> ids
   const ModelConfig& config = model.config();
   const RunContext context = {&model.reader(), options.threads, options.progress};
   const auto tokens = static_cast<std::int64_t>(ids.size());
+  const std::int64_t past = begin_state(config, tokens, options.state);
+  const std::int64_t positions = options.state != nullptr ? options.state->capacity : tokens;
   std::vector<RopeTable> ropes;
-  for (const RopeConfig& rope : config.ropes) ropes.push_back(make_rope_table(rope, tokens));
+  for (const RopeConfig& rope : config.ropes) ropes.push_back(make_rope_table(rope, positions));
   Floats x = embed(model, ids, options.threads);
   for (std::size_t i = 0; i < config.layers.size(); ++i) {
     const LayerConfig& layer = config.layers[i];
-    const LayerInput in = {context, config, model.layout().layers[i], layer, static_cast<int>(i), tokens};
+    const LayerInput in = {context, config, model.layout().layers[i], layer, static_cast<int>(i), tokens, past};
     run_layer(in, ropes[static_cast<std::size_t>(layer.rope_set)], options, x);
     check_finite(x, config, i);
   }
+  if (options.state != nullptr) options.state->tokens += tokens;
   return normed(context, model.layout().final_norm, x, config.hidden);
 }
 

@@ -27,7 +27,8 @@ class Model {
  public:
   /// `model` is a directory, or a hub id in the local cache (find_model_dir). Errors as
   /// find_model_dir(), read_model_config(), WeightReader::open() and plan_layout().
-  static Model open(const std::string& model);
+  /// `seed` as WeightReader::open(): for negative controls alone.
+  static Model open(const std::string& model, std::optional<std::uint32_t> seed = {});
 
   const std::string& dir() const { return dir_; }
   const ModelConfig& config() const { return config_; }
@@ -35,7 +36,7 @@ class Model {
   const WeightReader& reader() const { return reader_; }
 
  private:
-  Model(std::string dir, ModelConfig config, std::unique_ptr<Backend> backend);
+  Model(std::string dir, ModelConfig config, std::unique_ptr<Backend> backend, std::optional<std::uint32_t> seed);
 
   std::string dir_;
   ModelConfig config_;
@@ -48,6 +49,7 @@ class Model {
 /// over query groups.
 struct LayerKv {
   int layer = 0;
+  std::int64_t layers = 0;  ///< of the model
   std::int64_t heads = 0, kv_heads = 0, tokens = 0, k_dim = 0, v_dim = 0;
   double scale = 1;
   std::optional<double> softcap;
@@ -66,6 +68,17 @@ struct LayerKv {
 /// out): the attention reads what it leaves.
 using LayerHook = std::function<void(LayerKv&)>;
 
+/// Keys and values of the tokens that were read so far, for decoding step by step.
+struct KvState {
+  /// Tokens that will be read in all: RoPE scalings that depend on a prompt's length take this one, so that all steps agree.
+  std::int64_t capacity = 0;
+  std::int64_t tokens = 0;
+  struct Layer {
+    std::vector<float> k, v;  ///< [kv_heads][tokens][dim], as the hook left them
+  };
+  std::vector<Layer> layers;
+};
+
 struct PrefillOptions {
   int threads = 1;
   /// Multi-head latent attention as it is cached: one key head [latent, rotary part], whose values
@@ -73,13 +86,16 @@ struct PrefillOptions {
   bool mla_latent = false;
   LayerHook hook;
   Progress progress;  ///< told of weights in stored bytes; together about layout().layer_bytes a pass
+  /// The ids come after the tokens of the state, which grows by theirs; the hook sees the new tokens only. Error for a hook
+  /// that keeps recent tokens.
+  KvState* state = nullptr;
 };
 
 /// The tokens 1 or more, each below vocab, at most config().context of them; else Error.
 void check_tokens(const Model& model, std::span<const std::int32_t> ids);
 
-/// Hidden states after the final norm, [tokens][hidden]. Error as check_tokens(), those of reading,
-/// and hidden states that are not finite (by layer and token).
+/// Hidden states after the final norm, [tokens][hidden]. Error as check_tokens(), more tokens than a
+/// state's capacity, those of reading, and hidden states that are not finite (by layer and token).
 std::vector<float> prefill(const Model& model, std::span<const std::int32_t> ids, const PrefillOptions& options);
 
 /// Logits of `rows` hidden states: [rows][vocab], after soft cap and divisor.

@@ -32,4 +32,23 @@ struct Prompt {
 /// than the context; those of Tokenizer::open(), read_text(), read_token_ids() and check_tokens().
 Prompt read_prompt(const Model& model, const PromptOptions& options);
 
+/// A text in pieces that are each read from position 0, knowing nothing of the others.
+struct TextWindows {
+  std::vector<std::vector<std::int32_t>> ids;  ///< each of at most `window` tokens; the last may be shorter
+  std::string source;           ///< as Prompt's
+  std::int64_t window = 0;      ///< tokens of a window, special tokens included
+  std::int64_t special = 0;     ///< tokens that the tokenizer puts before a text (BOS), in each window
+  std::int64_t stride() const { return window - special; }  ///< tokens of text from window to window: they do not overlap
+  std::int64_t tokens() const;
+  std::int64_t predictions() const;  ///< a window of W tokens has W - 1
+};
+
+inline constexpr std::int64_t kDefaultWindow = 2048;
+
+/// The first options.tokens tokens (up to min(kDefaultTokens, context), unless told) in windows of `window` tokens; by default
+/// min(2048, context). One window holds what read_prompt() gives. Each begins with the special tokens that the tokenizer
+/// puts first; token ids are cut as they are. A rest too short to predict a token of the text is left out. Error: a
+/// window that the context does not hold; otherwise as read_prompt(), but that the text may be longer than the context.
+TextWindows read_windows(const Model& model, const PromptOptions& options, std::optional<std::int64_t> window);
+
 }  // namespace tq

@@ -33,23 +33,16 @@ struct CodecSet {
   std::optional<CacheCodec> other_sketch;  ///< of a scheme with QJL
 };
 
-/// Rows of the whole dim at `bits`, in the manner of the scheme.
-CacheCodec plain_codec(const CacheScheme& scheme, int bits) {
-  Scheme rows = default_scheme(bits, scheme.dim, scheme.rows.rotation, scheme.rows.seed);
-  rows.norm = scheme.rows.norm;
-  return CacheCodec(plain_scheme(rows));
-}
-
 CodecSet make_codec_set(std::shared_ptr<const CacheCodec> main) {
   CodecSet set;
   const CacheScheme& scheme = main->scheme();
   const bool turns = scheme.kind == CacheKind::kTurboQuant && scheme.rows.rotation != RotationKind::kIdentity;
   const CacheCodec plain = main->plain();
   for (std::uint32_t i = 1; turns && i <= kOtherSeeds; ++i) set.other_seeds.push_back(plain.with_seed(scheme.rows.seed + i));
-  if (scheme.average_bits() >= 2) set.one_bit = plain_codec(scheme, 1);
+  if (scheme.average_bits() >= 2) set.one_bit = with_bits(scheme, 1);
   if (scheme.is_plain()) {
     set.same = *plain.rows();
-    if (scheme.rows.bits < kMaxBits) set.one_more = *plain_codec(scheme, scheme.rows.bits + 1).rows();
+    if (scheme.rows.bits < kMaxBits) set.one_more = *with_bits(scheme, scheme.rows.bits + 1).rows();
   }
   if (scheme.kind == CacheKind::kTurboQuant && scheme.rows.qjl) set.other_sketch = main->with_sketch_seed(*scheme.rows.qjl + 1);
   set.main = std::move(main);

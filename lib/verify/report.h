@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "lib/measure/token_stats.h"
 #include "lib/scheme.h"
 
 namespace tq {
@@ -109,7 +110,7 @@ std::string_view name_of(Verdict verdict);  ///< "PASS", "FAIL", "NOT_MEASURED"
 
 /// A gate's value with one control in the place of K or of V, in the layer that notices it least.
 struct GateControl {
-  char part = 'k';
+  char part = 'k';  ///< 'k', 'v'; of a gate on the model's output 'b', K and V both, or 'w', the weights
   Control control = Control::kZeros;
   double value = 0;
   bool passed = false;  ///< true: the gate did not notice
@@ -119,13 +120,40 @@ struct GateReport {
   std::string name;     ///< the option without its dashes, such as "threshold", or the check that is always made
   bool at_least = true; ///< passes where value >= limit, else where value <= limit
   double limit = 0;
-  double value = 0;     ///< the worst over layers, and over K and V where both are concerned
-  int worst_layer = 0;
+  double value = 0;     ///< the worst over layers, and over K and V where both are concerned; the estimate, of a gate on the
+                        ///< model's output
+  std::optional<double> bound;  ///< of a gate on the model's output: the bad side's end of the 95 % interval, which must pass;
+                                ///< of its controls not even the estimate may
+  int worst_layer = 0;  ///< with a bound, there is no worst layer, and no part
   char worst_part = ' ';
   bool measured = true;   ///< false: there was nothing to measure, such as queries that all see one key
   bool passed = false;
   bool sensitive = true;  ///< no control passes it
   std::vector<GateControl> controls;
+};
+
+/// Greedy decoding, of an end-of-text token as of any other.
+struct GreedyNumbers {
+  std::int64_t tokens = 0;  ///< that the reference generated
+  /// Position, from 0, of the first token that greedy decoding with the change would have chosen otherwise; nothing: of
+  /// these tokens, none. Up to there both have read the same tokens, so one teacher-forced pass over the reference's tokens
+  /// finds it exactly; what would follow it is another text, and not compared.
+  std::optional<std::int64_t> first_divergence;
+};
+
+struct EffectNumbers {
+  TokenSummary tokens;
+  std::optional<GreedyNumbers> greedy;
+  double seconds = 0;  ///< wall time of the pass and the comparison
+};
+
+/// What the compressed cache, packed weights, or both do to the model's output.
+struct EffectReport {
+  EffectNumbers numbers;
+  bool cache = false;        ///< K and V were read from the compressed cache
+  std::string weights;       ///< directory of the packed weights; empty: the model's own
+  std::uint64_t weight_bytes = 0, reference_weight_bytes = 0;  ///< of the tensors that the model has; 0 without weights
+  double reference_seconds = 0;
 };
 
 /// What was run where the source is a model.
@@ -136,7 +164,10 @@ struct ModelNumbers {
   std::vector<int> exact_layers;  ///< layers whose cache is not compressed; they enter no minimum
   bool latent = false;     ///< multi-head latent attention, measured as it is cached
   std::string prompt;      ///< where the text comes from
-  std::int64_t tokens = 0;
+  std::int64_t tokens = 0;       ///< of all windows
+  std::int64_t windows = 0;      ///< pieces of the text, each read from position 0
+  std::int64_t window = 0;       ///< tokens of one, at most
+  std::int64_t stride = 0;       ///< tokens of text from one to the next; special tokens make up the rest
   std::int64_t predictions = 0;
   double perplexity = 0;   ///< of the model itself, nothing compressed
   double max_perplexity = 0;
@@ -156,10 +187,11 @@ struct VerifyReport {
   std::string packed_path;  ///< of "packed"
   std::string model;        ///< as the dump names it, else the path
   std::optional<ModelNumbers> model_numbers;  ///< of "model"
+  std::optional<EffectReport> effect;         ///< of "model"
   std::string backend;
   double k_bits = 0, v_bits = 0;   ///< of the first layer, the bit of a sketch included
   std::vector<SchemeUse> schemes;  ///< K and V, in the order of the layers
-  std::vector<LayerReport> layers;
+  std::vector<LayerReport> layers;  ///< none where only weights were exchanged: then what is said of K, V and codes is void
   double threshold = 0;
   bool threshold_is_default = false;
   std::vector<GateReport> gates;

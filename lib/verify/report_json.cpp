@@ -1,7 +1,11 @@
 #include "lib/verify/report_json.h"
 
+#include <fmt/format.h>
+
 #include <cmath>
 #include <nlohmann/json.hpp>
+
+#include "lib/measure/block_bootstrap.h"
 
 namespace tq {
 namespace {
@@ -85,19 +89,23 @@ Json layer_json(const LayerReport& layer) {
   return json;
 }
 
+std::string_view name_of_part(char part) { return part == 'k' ? "k" : part == 'v' ? "v" : part == 'b' ? "kv" : "weights"; }
+
 Json gate_json(const GateReport& gate) {
+  const bool of_output = gate.bound.has_value();
   Json json = {{"name", gate.name},
-               {"passes_if", gate.at_least ? "value >= limit" : "value <= limit"},
+               {"passes_if", fmt::format("{} {} limit", of_output ? "bound" : "value", gate.at_least ? ">=" : "<=")},
                {"limit", number(gate.limit)},
                {"value", number(gate.value)},
-               {"worst_layer", gate.worst_layer},
-               {"worst_part", std::string(1, gate.worst_part)},
+               {"bound", of_output ? number(*gate.bound) : Json(nullptr)},
+               {"worst_layer", of_output ? Json(nullptr) : Json(gate.worst_layer)},
+               {"worst_part", of_output ? Json(nullptr) : Json(std::string(1, gate.worst_part))},
                {"measured", gate.measured},
                {"passed", gate.passed},
                {"sensitive", gate.sensitive},
                {"controls", Json::array()}};
   for (const GateControl& c : gate.controls) {
-    json["controls"].push_back({{"part", std::string(1, c.part)},
+    json["controls"].push_back({{"part", std::string(name_of_part(c.part))},
                                 {"control", std::string(name_of(c.control))},
                                 {"value", number(c.value)},
                                 {"passed", c.passed}});
@@ -114,6 +122,9 @@ Json model_json(const std::optional<ModelNumbers>& m) {
           {"latent", m->latent},
           {"prompt", m->prompt},
           {"tokens", m->tokens},
+          {"windows", m->windows},
+          {"window", m->window},
+          {"stride", m->stride},
           {"predictions", m->predictions},
           {"perplexity", number(m->perplexity)},
           {"max_perplexity", number(m->max_perplexity)},
@@ -133,6 +144,50 @@ std::string first_scheme(const VerifyReport& report, char part) {
   return {};
 }
 
+Json schemes_json(const VerifyReport& report) {
+  Json json = {{"k", first_scheme(report, 'k')}, {"v", first_scheme(report, 'v')}, {"all", Json::array()}};
+  for (const SchemeUse& use : report.schemes) {
+    json["all"].push_back({{"part", std::string(1, use.part)}, {"scheme", use.scheme}, {"layers", use.layers}});
+  }
+  return json;
+}
+
+Json interval_json(const Interval& interval) {
+  return {{"estimate", number(interval.estimate)}, {"low", number(interval.low)}, {"high", number(interval.high)}};
+}
+
+Json greedy_json(const std::optional<GreedyNumbers>& greedy) {
+  if (!greedy) return nullptr;
+  return {{"tokens", greedy->tokens},
+          {"first_divergence", greedy->first_divergence ? Json(*greedy->first_divergence) : Json(nullptr)}};
+}
+
+Json effect_json(const std::optional<EffectReport>& effect) {
+  if (!effect) return nullptr;
+  const TokenSummary& t = effect->numbers.tokens;
+  Json weights = nullptr;
+  if (!effect->weights.empty()) {
+    weights = {{"path", effect->weights}, {"bytes", effect->weight_bytes}, {"reference_bytes", effect->reference_weight_bytes}};
+  }
+  return {{"cache", effect->cache},
+          {"weights", std::move(weights)},
+          {"predictions", t.predictions},
+          {"kl",
+           {{"mean", interval_json(t.kl)},
+            {"standard_error", number(t.kl_standard_error)},
+            {"median", number(t.kl_median)},
+            {"p99", number(t.kl_p99)},
+            {"max", number(t.kl_max)}}},
+          {"perplexity_reference", number(t.reference_perplexity)},
+          {"perplexity", number(t.perplexity)},
+          {"perplexity_ratio", interval_json(t.perplexity_ratio)},
+          {"top1_agreement", interval_json(t.top1)},
+          {"logit_cosine", {{"mean", number(t.cosine_mean)}, {"min", number(t.cosine_min)}}},
+          {"greedy", greedy_json(effect->numbers.greedy)},
+          {"bootstrap",
+           {{"confidence", kConfidence}, {"block_tokens", t.block_tokens}, {"resamples", kResamples}, {"seed", kBootstrapSeed}}}};
+}
+
 bool all_sensitive(const VerifyReport& report) {
   for (const GateReport& gate : report.gates) {
     if (!gate.sensitive) return false;
@@ -143,6 +198,8 @@ bool all_sensitive(const VerifyReport& report) {
 }  // namespace
 
 std::string format_report_json(const VerifyReport& report, int exit_code) {
+  const bool has_cache = !report.layers.empty();
+  const auto of_cache = [&](Json value) { return has_cache ? std::move(value) : Json(nullptr); };
   const Json k_bits = bits_json(report.k_bits);
   const Json v_bits = bits_json(report.v_bits);
   const bool validated = report.source_kind != "synthetic" && all_sensitive(report) &&
@@ -158,30 +215,28 @@ std::string format_report_json(const VerifyReport& report, int exit_code) {
   Json json;
   json["schema_version"] = kVerifySchemaVersion;
   json["model"] = report.model;
-  json["bits"] = k_bits == v_bits ? k_bits : Json(nullptr);
-  json["k_bits"] = k_bits;
-  json["v_bits"] = v_bits;
+  json["bits"] = of_cache(k_bits == v_bits ? k_bits : Json(nullptr));
+  json["k_bits"] = of_cache(k_bits);
+  json["v_bits"] = of_cache(v_bits);
   json["status"] = std::string(name_of(report.verdict));
   json["exit_code"] = exit_code;
   json["validation"] = validated ? "VALIDATED" : "UNVALIDATED";
-  json["threshold"] = number(report.threshold);
+  json["threshold"] = of_cache(number(report.threshold));
   json["threshold_is_default"] = report.threshold_is_default;
   json["per_layer_cosine"] = std::move(per_layer);
-  json["min_cosine"] = number(least);
+  json["min_cosine"] = of_cache(number(least));
   json["versions"] = {{"tq", TQ_VERSION}, {"turboquant_vllm", nullptr}, {"transformers", nullptr}, {"torch", nullptr}};
   json["source"] = {{"kind", report.source_kind},
                     {"path", report.source_path.empty() ? Json(nullptr) : Json(report.source_path)},
                     {"packed", report.packed_path.empty() ? Json(nullptr) : Json(report.packed_path)},
                     {"model_independent", report.source_kind == "synthetic"}};
   json["model_run"] = model_json(report.model_numbers);
+  json["effect"] = effect_json(report.effect);
   json["backend"] = report.backend;
-  json["schemes"] = {{"k", first_scheme(report, 'k')}, {"v", first_scheme(report, 'v')}, {"all", Json::array()}};
-  for (const SchemeUse& use : report.schemes) {
-    json["schemes"]["all"].push_back({{"part", std::string(1, use.part)}, {"scheme", use.scheme}, {"layers", use.layers}});
-  }
-  json["bytes"] = {{"source", report.dump_bytes},
-                   {"packed", report.packed_bytes},
-                   {"ratio", number(static_cast<double>(report.dump_bytes) / static_cast<double>(report.packed_bytes))}};
+  json["schemes"] = of_cache(schemes_json(report));
+  json["bytes"] = of_cache({{"source", report.dump_bytes},
+                            {"packed", report.packed_bytes},
+                            {"ratio", number(static_cast<double>(report.dump_bytes) / static_cast<double>(report.packed_bytes))}});
   json["gates"] = Json::array();
   for (const GateReport& gate : report.gates) json["gates"].push_back(gate_json(gate));
   json["layers"] = Json::array();

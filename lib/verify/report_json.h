@@ -8,7 +8,7 @@
 
 namespace tq {
 
-inline constexpr int kVerifySchemaVersion = 2;
+inline constexpr int kVerifySchemaVersion = 3;
 
 /// `exit_code` is what the process returns. Numbers that were not measured (NaN, infinity) are null.
 std::string format_report_json(const VerifyReport& report, int exit_code);

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <map>
 
+#include "lib/cache/kv_codecs.h"
 #include "lib/error.h"
 
 namespace tq {
@@ -16,17 +17,11 @@ constexpr double kSyntheticMseRatio = 1.1;
 constexpr double kMeanDominates = 0.5;
 constexpr std::int64_t kFewestTokensForAMean = 16;  // of one token the mean is all
 
-/// One codec a scheme: heads that share a scheme share its tables.
 CodecOf make_codecs(const KvSource& source, const VerifyOptions& options) {
-  auto codecs = std::make_shared<std::map<std::string, std::shared_ptr<const CacheCodec>>>();
-  return [&source, &options, codecs](std::size_t layer, KvPart part, std::int64_t head) {
+  return [&source, codecs = std::make_shared<KvCodecs>(options.scheme)](std::size_t layer, KvPart part, std::int64_t head) {
     const SourceLayer& shape = source.layers()[layer];
-    const LayerPlace place{shape.index, layer, source.layers().size()};
-    const CacheScheme scheme = options.scheme.scheme_of(part, place, head, part == KvPart::kKeys ? shape.k_dim : shape.v_dim,
-                                                        shape.dtype);
-    std::shared_ptr<const CacheCodec>& codec = (*codecs)[format_cache_scheme(scheme)];
-    if (codec == nullptr) codec = std::make_shared<const CacheCodec>(scheme, options.scheme.effort);
-    return codec;
+    return codecs->find(part, {shape.index, layer, source.layers().size()}, head,
+                        part == KvPart::kKeys ? shape.k_dim : shape.v_dim, shape.dtype);
   };
 }
 
@@ -54,31 +49,6 @@ void warn_of_keys(VerifyReport& report) {
       "of K then says little of what attention sees, so look at the softmax KL, and give K more bits if it is large",
       dominated, report.layers.size(), worst->index, worst->all.health.mean_head,
       100.0 * worst->all.health.mean_energy_share));
-}
-
-/// When a gate failed: what would help the heads whose keys are hardest to code, from their own rows.
-void advise_on_keys(VerifyReport& report) {
-  constexpr std::size_t kMostLines = 5;
-  struct Place {
-    int layer;
-    std::size_t head;
-    const KeyHealthNumbers* health;
-  };
-  std::vector<Place> places;
-  for (const LayerReport& layer : report.layers) {
-    for (std::size_t head = 0; head < layer.heads.size(); ++head) places.push_back({layer.index, head, &layer.heads[head].health});
-  }
-  std::stable_sort(places.begin(), places.end(), [](const Place& a, const Place& b) {
-    return a.health->mean_energy_share > b.health->mean_energy_share;
-  });
-  if (places.size() > kMostLines) places.resize(kMostLines);
-  for (const Place& place : places) {
-    const KeyRemedies& r = place.health->remedies;
-    report.advice.push_back(fmt::format(
-        "layer {}, head {}: the error energy of K would be {:.2f} of what it is with the mean over tokens subtracted, {:.2f} "
-        "with its {} loudest channels kept, {:.2f} with one bit more", place.layer, place.head, r.center, r.channels,
-        r.kept_channels, r.one_bit));
-  }
 }
 
 void warn_of_scheme(VerifyReport& report) {
@@ -173,6 +143,30 @@ void check_same_shape(const KvFile& packed, const KvDump& dump) {
 }
 
 }  // namespace
+
+void advise_on_keys(VerifyReport& report) {
+  constexpr std::size_t kMostLines = 5;
+  struct Place {
+    int layer;
+    std::size_t head;
+    const KeyHealthNumbers* health;
+  };
+  std::vector<Place> places;
+  for (const LayerReport& layer : report.layers) {
+    for (std::size_t head = 0; head < layer.heads.size(); ++head) places.push_back({layer.index, head, &layer.heads[head].health});
+  }
+  std::stable_sort(places.begin(), places.end(), [](const Place& a, const Place& b) {
+    return a.health->mean_energy_share > b.health->mean_energy_share;
+  });
+  if (places.size() > kMostLines) places.resize(kMostLines);
+  for (const Place& place : places) {
+    const KeyRemedies& r = place.health->remedies;
+    report.advice.push_back(fmt::format(
+        "layer {}, head {}: the error energy of K would be {:.2f} of what it is with the mean over tokens subtracted, {:.2f} "
+        "with its {} loudest channels kept, {:.2f} with one bit more", place.layer, place.head, r.center, r.channels,
+        r.kept_channels, r.one_bit));
+  }
+}
 
 VerifyReport verify_source(const KvSource& source, const VerifyOptions& options, const Backend& backend) {
   check_queries(source, options.gates, source.name());

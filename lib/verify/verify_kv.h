@@ -27,6 +27,9 @@ VerifyReport verify_packed(const KvFile& packed, const KvDump& dump, const Verif
 /// a layer has no queries, and those of reading.
 VerifyReport verify_source(const KvSource& source, const VerifyOptions& options, const Backend& backend);
 
+/// Adds advice to a report with failed gates: what would help the heads whose keys are hardest to code, from their own rows.
+void advise_on_keys(VerifyReport& report);
+
 /// Gaussian rows: says something of the codec, and nothing of any model. Gates the ratio to D at 1.1 unless told.
 VerifyReport verify_synthetic(const SyntheticShape& shape, const VerifyOptions& options, const Backend& backend);
 

@@ -4,10 +4,10 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 
 #include "lib/error.h"
 #include "lib/model/capture.h"
+#include "lib/verify/scheme_hook.h"
 
 namespace tq {
 namespace {
@@ -58,65 +58,144 @@ class ModelSource final : public KvSource {
   std::vector<std::array<std::vector<float>, 3>> parts_;  // keys, values, queries
 };
 
-void check_predictions(const Model& model, const ModelNumbers& numbers, const VerifyModelOptions& options) {
-  if (options.allow_random || numbers.predictions >= options.min_predictions) return;
-  throw Error(fmt::format("{}: measurement invalid: {} has {} tokens, so {} predictions, and the reference perplexity needs {} "
-                          "or more; give more --tokens, or --allow-random to do without", model.dir(), numbers.prompt,
-                          numbers.tokens, numbers.predictions, options.min_predictions));
-}
-
-void check_perplexity(const Model& model, const ModelNumbers& numbers, const VerifyModelOptions& options) {
-  if (options.allow_random || numbers.perplexity <= options.max_perplexity) return;
-  throw Error(fmt::format("{}: measurement invalid: the reference perplexity on {} is {:.4g} over {} predictions, above {:g}: the "
-                          "weights or the tokenizer are broken, or the text is not what the model reads; --allow-random "
-                          "measures all the same", model.dir(), numbers.prompt, numbers.perplexity, numbers.predictions,
-                          options.max_perplexity));
-}
-
-ModelNumbers describe(const Model& model, const Prompt& prompt, const VerifyModelOptions& options) {
+ModelNumbers describe(const Model& model, const ModelEffect& effect, const VerifyModelOptions& options) {
+  const TextWindows& text = effect.text();
   ModelNumbers numbers;
   numbers.name = model_name(model);
   numbers.family = model.config().model_type;
   numbers.layers = static_cast<std::int64_t>(model.config().layers.size());
-  numbers.latent = model.config().mla.has_value() && options.mla_latent;
-  numbers.prompt = prompt.source;
-  numbers.tokens = static_cast<std::int64_t>(prompt.ids.size());
-  numbers.predictions = numbers.tokens - 1;
-  numbers.max_perplexity = options.max_perplexity;
+  numbers.latent = model.config().mla.has_value() && options.effect.mla_latent;
+  numbers.prompt = text.source;
+  numbers.tokens = text.tokens();
+  numbers.windows = static_cast<std::int64_t>(text.ids.size());
+  numbers.window = text.window;
+  numbers.stride = text.stride();
+  numbers.predictions = text.predictions();
+  numbers.perplexity = effect.perplexity();
+  numbers.max_perplexity = options.effect.max_perplexity;
+  numbers.plausible = effect.plausible();
   return numbers;
+}
+
+/// Of the tensors that the model has.
+std::uint64_t weight_bytes(const Model& model) {
+  std::uint64_t bytes = 0;
+  for (const WeightReader::Tensor& tensor : model.reader().tensors()) bytes += tensor.stored_bytes;
+  return bytes;
+}
+
+/// The model that the second pass runs: the reference itself, or packed weights.
+class OtherModel {
+ public:
+  OtherModel(const Model& reference, const std::string& weights) : reference_(reference), dir_(weights) {
+    if (dir_.empty()) return;
+    packed_.emplace(Model::open(dir_));
+    if (packed_->reader().tq3() == nullptr) {
+      throw Error(fmt::format("{}: is no native TQ3 checkpoint: it has no {}; tq pack-weights makes one", packed_->dir(),
+                              kTq3ConfigName));
+    }
+    check_same_model(reference_, *packed_);
+  }
+
+  const Model& get() const { return packed_ ? *packed_ : reference_; }
+  bool is_packed() const { return packed_.has_value(); }
+  Model with_other_seed() const { return Model::open(dir_, packed_->reader().tq3()->config().seed + 1); }
+
+ private:
+  const Model& reference_;
+  std::string dir_;
+  std::optional<Model> packed_;
+};
+
+/// What stands in the place of the cache, one pass each.
+std::vector<Control> cache_controls(const VerifyModelOptions& options) {
+  const KvSchemeOptions& scheme = options.verify.scheme;
+  if (!options.cache) return {};
+  const bool has_seed = scheme.rotation != RotationKind::kIdentity;
+  std::vector<Control> controls = {has_seed ? Control::kOtherSeed : Control::kZeros};
+  if (std::max(scheme.k_bits, scheme.v_bits) >= 2) controls.push_back(Control::kOneBit);
+  return controls;
+}
+
+std::vector<EffectControl> run_controls(const ModelEffect& effect, const OtherModel& other, const LayerHook& cache,
+                                        const VerifyModelOptions& options, const Backend& backend) {
+  std::vector<EffectControl> found;
+  for (const Control control : cache_controls(options)) {
+    const LayerHook hook = make_scheme_hook(options.verify.scheme, backend, options.verify.measure.threads, control);
+    found.push_back({'b', control, effect.compare(other.get(), hook)});
+  }
+  if (other.is_packed()) found.push_back({'w', Control::kOtherSeed, effect.compare(other.with_other_seed(), cache)});
+  return found;
+}
+
+void judge_output(VerifyReport& report, const std::vector<EffectControl>& controls, const EffectGateOptions& options) {
+  for (GateReport& gate : judge_effect(report.effect->numbers.tokens, controls, options)) {
+    for (const GateControl& control : gate.controls) {
+      if (!control.passed) continue;
+      report.warnings.push_back(fmt::format(
+          "--{} {} does not notice {} in the place of {}: it measures nothing here; set a stricter limit or another gate",
+          gate.name, gate.limit, name_of(control.control), control.part == 'w' ? "the weights" : "K and V"));
+    }
+    report.gates.push_back(std::move(gate));
+  }
+  report.verdict = overall_verdict(report.gates);
+  if (report.verdict == Verdict::kFail && report.advice.empty()) advise_on_keys(report);
+}
+
+/// What is said of K and V, from the first window.
+VerifyReport report_cache(const ModelSource& source, const VerifyModelOptions& options, const Backend& backend) {
+  VerifyReport report;
+  report.backend = backend.name();
+  if (!options.cache) return report;
+  report = verify_source(source, options.verify, backend);
+  for (const SourceLayer& layer : source.layers()) {
+    report.dump_bytes += static_cast<std::uint64_t>(layer.kv_heads * layer.tokens * (layer.k_dim + layer.v_dim)) * 2;
+  }
+  return report;
 }
 
 }  // namespace
 
-VerifyReport verify_model(const Model& model, const Prompt& prompt, const VerifyModelOptions& options,
-                          const Backend& backend) {
-  ModelNumbers numbers = describe(model, prompt, options);
-  check_predictions(model, numbers, options);
-  ModelSource source(model.dir(), options.verify.measure.attention_queries);
-  PrefillOptions run;
-  run.threads = options.verify.measure.threads;
-  run.mla_latent = options.mla_latent;
-  run.progress = options.prefill_progress;
-  run.hook = [&](LayerKv& kv) { source.add(kv); };
-  const std::vector<float> hidden = prefill(model, prompt.ids, run);
-  numbers.perplexity = perplexity(token_losses(model, hidden, prompt.ids, run.threads));
-  check_perplexity(model, numbers, options);
-  numbers.plausible = numbers.perplexity <= options.max_perplexity && numbers.predictions >= options.min_predictions;
+std::uint64_t pass_bytes(const Model& model, const TextWindows& text, const VerifyModelOptions& options) {
+  std::uint64_t passes = 2;
+  if (options.effect_gates.any()) passes += cache_controls(options).size() + (options.weights.empty() ? 0 : 1);
+  passes *= text.ids.size();
+  if (options.effect.greedy > 0) passes += static_cast<std::uint64_t>(options.effect.greedy) + 1;
+  return passes * model.layout().layer_bytes;
+}
 
-  VerifyReport report = verify_source(source, options.verify, backend);
+VerifyReport verify_model(const Model& model, const TextWindows& text, const VerifyModelOptions& options,
+                          const Backend& backend) {
+  const OtherModel other(model, options.weights);
+  ModelSource source(model.dir(), options.verify.measure.attention_queries);
+  EffectOptions run = options.effect;
+  run.threads = options.verify.measure.threads;
+  if (options.cache) run.on_first_window = [&](LayerKv& kv) { source.add(kv); };
+  const ModelEffect effect(model, text, run);
+
+  const LayerHook cache =
+      options.cache ? make_scheme_hook(options.verify.scheme, backend, run.threads) : LayerHook();
+  EffectReport found{effect.measure(other.get(), cache), options.cache, options.weights, 0, 0, effect.seconds()};
+  if (other.is_packed()) {
+    found.weight_bytes = weight_bytes(other.get());
+    found.reference_weight_bytes = weight_bytes(model);
+  }
+  std::vector<EffectControl> controls;
+  if (options.effect_gates.any()) controls = run_controls(effect, other, cache, options, backend);
+
+  VerifyReport report = report_cache(source, options, backend);
   report.source_kind = "model";
   report.source_path = model.dir();
-  report.model = numbers.name;
-  for (const SourceLayer& layer : source.layers()) {
-    report.dump_bytes += static_cast<std::uint64_t>(layer.kv_heads * layer.tokens * (layer.k_dim + layer.v_dim)) * 2;
-  }
-  if (!numbers.plausible) {
+  report.effect = std::move(found);
+  report.model_numbers = describe(model, effect, options);
+  report.model = report.model_numbers->name;
+  judge_output(report, controls, options.effect_gates);
+  if (!effect.plausible()) {
     report.warnings.push_back(fmt::format(
         "--allow-random: the reference perplexity is {:.4g} over {} predictions (a measurement needs at most {:g} over {}): the "
-        "numbers say nothing of a trained model", numbers.perplexity, numbers.predictions, options.max_perplexity,
-        options.min_predictions));
+        "numbers say nothing of a trained model", effect.perplexity(), text.predictions(), run.max_perplexity,
+        run.min_predictions));
   }
-  report.model_numbers = std::move(numbers);
   return report;
 }
 
