@@ -20,6 +20,7 @@ void add_unpack_weights(CLI::App& app, Command& command);
 void add_inspect(CLI::App& app, Command& command);
 void add_diff(CLI::App& app, Command& command);
 void add_verify(CLI::App& app, Command& command);
+void add_plan(CLI::App& app, Command& command);
 void add_tokenize(CLI::App& app, Command& command);
 void add_capture(CLI::App& app, Command& command);
 void add_bench(CLI::App& app, Command& command);

@@ -81,6 +81,7 @@ int main(int argc, char** argv) {
   tq::cli::add_inspect(app, command);
   tq::cli::add_diff(app, command);
   tq::cli::add_verify(app, command);
+  tq::cli::add_plan(app, command);
   tq::cli::add_capture(app, command);
   tq::cli::add_tokenize(app, command);
   tq::cli::add_bench(app, command);

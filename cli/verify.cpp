@@ -6,6 +6,7 @@
 #include "cli/command.h"
 #include "cli/options.h"
 #include "cli/terminal.h"
+#include "cli/verify_compare.h"
 #include "cli/verify_model.h"
 #include "cli/verify_table.h"
 #include "cli/verify_weights.h"
@@ -22,6 +23,7 @@ struct Options {
   std::string against;
   ModelArguments model;
   std::optional<std::int64_t> tokens;
+  CompareArguments compare;
   WeightGateOptions weight_gates;
   bool synthetic = false;
   SyntheticShape shape;
@@ -38,6 +40,18 @@ struct Options {
 /// K and V are compressed: always, but where only weights are exchanged.
 bool compresses_cache(const Options& options) {
   return options.model.with_weights.empty() || options.scheme.first_given().has_value();
+}
+
+/// A comparison has schemes of its own, and judges nothing.
+void check_compare(const Options& options, bool gates_cache) {
+  if (options.compare.schemes.empty()) return;
+  if (options.kv.empty() && options.model.model.empty()) throw UsageError("--compare goes with --kv or --model");
+  if (const auto name = options.scheme.first_given()) {
+    throw UsageError(fmt::format("{} does not go with --compare: write it into the scheme's name, such as k4v3+center", *name));
+  }
+  if (gates_cache || options.gates.max_rel_mse_ratio || options.model.gates.any() || !options.model.with_weights.empty()) {
+    throw UsageError("--compare measures and does not judge: gates and --with-weights go without it");
+  }
 }
 
 void check_source(const Options& options) {
@@ -74,6 +88,7 @@ void check_source(const Options& options) {
     throw UsageError("--with-weights alone leaves K and V as they are, and there is nothing to say of each; give a scheme, "
                      "such as --bits 4, or use --max-kld, --max-ppl-ratio or --min-token-top1");
   }
+  check_compare(options, gates_cache);
   if (options.packed.empty() && options.weights.empty()) return;
   if (const auto name = options.scheme.first_given()) {
     throw UsageError(fmt::format("{} does not go with {}: the scheme is the file's", *name,
@@ -122,6 +137,10 @@ VerifyReport measure(const Options& options) {
 ExitCode run(Options options) {
   check_source(options);
   if (options.model.check) return check_model(options.model, options.json);
+  if (!options.compare.schemes.empty()) {
+    return run_compare(options.compare, options.kv, options.model, options.tokens, options.threads.threads,
+                       options.attention_queries, options.json, options.quiet);
+  }
   if (!options.weights.empty()) {
     options.weight_gates.max_rel_mse_ratio = options.gates.max_rel_mse_ratio;
     return run_verify_weights({options.weights, options.against, options.weight_gates, options.threads.threads, options.json,
@@ -197,6 +216,7 @@ void add_verify(CLI::App& app, Command& command) {
               "negative control.");
   declare_sources(*sub, *options);
   options->scheme.declare(*sub);
+  options->compare.declare(*sub);
   declare_gates(*sub, options->gates, options->weight_gates, options->model);
   sub->add_option("--attention-queries", options->attention_queries,
                   "attention is measured on the last N queries of each head, 1..1000000")

@@ -112,6 +112,17 @@ VerifyReport measure_model(const ModelArguments& arguments, std::optional<std::i
   return report;
 }
 
+ModelEffect run_reference(const Model& model, const ModelArguments& arguments, std::optional<std::int64_t> tokens, int threads,
+                          ModelSource& source) {
+  EffectOptions run;
+  run.threads = threads;
+  run.mla_latent = arguments.prompt.mla_latent();
+  run.allow_random = arguments.allow_random;
+  run.greedy = arguments.greedy;
+  run.on_first_window = [&source](LayerKv& kv) { source.add(kv); };
+  return ModelEffect(model, read_windows(model, arguments.prompt.resolve(tokens), arguments.window), run);
+}
+
 ExitCode check_model(const ModelArguments& arguments, bool json) {
   try {
     const Model model = Model::open(arguments.model);
