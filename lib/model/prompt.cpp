@@ -18,6 +18,8 @@ std::vector<std::int32_t> encode(const Model& model, std::string_view text) {
 
 Prompt read_source(const Model& model, const PromptOptions& options) {
   Prompt prompt;
+  prompt.file = options.token_ids.empty() ? options.file : options.token_ids;
+  if (prompt.file == "-") prompt.file = "/dev/stdin";
   if (!options.token_ids.empty()) {
     prompt.ids = read_token_ids(options.token_ids);
     prompt.source = options.token_ids;
@@ -29,13 +31,18 @@ Prompt read_source(const Model& model, const PromptOptions& options) {
     prompt.source = "--prompt";
   } else {
     prompt.ids = encode(model, default_passage());
-    prompt.source = "the default passage";
+    prompt.source = kDefaultPassage;
   }
   prompt.available = static_cast<std::int64_t>(prompt.ids.size());
   return prompt;
 }
 
 }  // namespace
+
+std::string describe_tokens(std::int64_t tokens, std::int64_t available, const std::string& source) {
+  if (tokens < available && source != kDefaultPassage) return fmt::format("the first {} of {} tokens of {}", tokens, available, source);
+  return fmt::format("{} {} of {}", tokens, tokens == 1 ? "token" : "tokens", source);
+}
 
 Prompt read_prompt(const Model& model, const PromptOptions& options) {
   const std::int64_t context = model.config().context;
@@ -45,11 +52,6 @@ Prompt read_prompt(const Model& model, const PromptOptions& options) {
   Prompt prompt = read_source(model, options);
   if (options.tokens && *options.tokens > prompt.available) {
     throw Error(fmt::format("{} has only {} tokens; lower --tokens, or give a longer text", prompt.source, prompt.available));
-  }
-  const bool whole = options.text || !options.token_ids.empty();
-  if (!options.tokens && whole && prompt.available > context) {
-    throw Error(fmt::format("{} has {} tokens, and the context of {} holds {}; --tokens N takes the first N", prompt.source,
-                            prompt.available, model.dir(), context));
   }
   const std::int64_t wanted = options.tokens.value_or(std::min(kDefaultTokens, context));
   prompt.ids.resize(static_cast<std::size_t>(std::min(wanted, prompt.available)));
