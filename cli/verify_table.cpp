@@ -8,6 +8,7 @@
 
 #include "cli/table.h"
 #include "cli/terminal.h"
+#include "lib/model/prompt.h"
 
 namespace tq::cli {
 namespace {
@@ -93,9 +94,11 @@ std::string describe_model(const VerifyReport& report) {
   for (const LayerReport& layer : report.layers) {
     if (layer.window) ++windows[*layer.window];
   }
-  std::string text = fmt::format("Run      {}, {} layers, {} tokens of {}{}\nReads    perplexity {:.4g} over {} predictions "
-                                 "(at most {:g} is plausible)\n", m.family, m.layers, m.tokens, m.prompt,
-                                 m.latent ? ", the latent cache" : "", m.perplexity, m.predictions, m.max_perplexity);
+  std::string text = fmt::format("Run      {}, {} layers, {}{}\n", m.family, m.layers,
+                                 describe_tokens(m.tokens, m.tokens_available, m.prompt), m.latent ? ", the latent cache" : "");
+  text += m.predictions == 0 ? "Reads    no predictions: one token has none before it\n"
+                             : fmt::format("Reads    perplexity {:.4g} over {} {} (at most {:g} is plausible)\n", m.perplexity,
+                                           m.predictions, m.predictions == 1 ? "prediction" : "predictions", m.max_perplexity);
   for (const auto& [window, layers] : windows) text += fmt::format("Windows  {} tokens in {} layers\n", window, layers);
   if (!m.exact_layers.empty()) text += fmt::format("Exact    layers {}\n", fmt::join(m.exact_layers, ", "));
   return text;

@@ -134,6 +134,7 @@ struct ModelNumbers {
   bool latent = false;     ///< multi-head latent attention, measured as it is cached
   std::string prompt;      ///< where the text comes from
   std::int64_t tokens = 0;
+  std::int64_t tokens_available = 0;  ///< of the text, before it was cut
   std::int64_t predictions = 0;
   double perplexity = 0;   ///< of the model itself, nothing compressed
   double max_perplexity = 0;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 
 #include "lib/error.h"
 #include "lib/model/capture.h"
@@ -60,17 +61,19 @@ class ModelSource final : public KvSource {
 
 void check_predictions(const Model& model, const ModelNumbers& numbers, const VerifyModelOptions& options) {
   if (options.allow_random || numbers.predictions >= options.min_predictions) return;
-  throw Error(fmt::format("{}: measurement invalid: {} has {} tokens, so {} predictions, and the reference perplexity needs {} "
-                          "or more; give more --tokens, or --allow-random to do without", model.dir(), numbers.prompt,
-                          numbers.tokens, numbers.predictions, options.min_predictions));
+  const auto many = [](std::int64_t count, const char* what) { return fmt::format("{} {}{}", count, what, count == 1 ? "" : "s"); };
+  throw InvalidMeasurement(fmt::format("{}: measurement invalid: {} has {}, so {}, and the reference perplexity needs {} or more; "
+                                       "give more --tokens, or --allow-random to do without", model.dir(), numbers.prompt,
+                                       many(numbers.tokens, "token"), many(numbers.predictions, "prediction"),
+                                       options.min_predictions), numbers);
 }
 
 void check_perplexity(const Model& model, const ModelNumbers& numbers, const VerifyModelOptions& options) {
   if (options.allow_random || numbers.perplexity <= options.max_perplexity) return;
-  throw Error(fmt::format("{}: measurement invalid: the reference perplexity on {} is {:.4g} over {} predictions, above {:g}: the "
-                          "weights or the tokenizer are broken, or the text is not what the model reads; --allow-random "
-                          "measures all the same", model.dir(), numbers.prompt, numbers.perplexity, numbers.predictions,
-                          options.max_perplexity));
+  throw InvalidMeasurement(fmt::format("{}: measurement invalid: the reference perplexity on {} is {:.4g} over {} predictions, "
+                                       "above {:g}: the weights or the tokenizer are broken, or the text is not what the model "
+                                       "reads; --allow-random measures all the same", model.dir(), numbers.prompt,
+                                       numbers.perplexity, numbers.predictions, options.max_perplexity), numbers);
 }
 
 ModelNumbers describe(const Model& model, const Prompt& prompt, const VerifyModelOptions& options) {
@@ -81,7 +84,9 @@ ModelNumbers describe(const Model& model, const Prompt& prompt, const VerifyMode
   numbers.latent = model.config().mla.has_value() && options.mla_latent;
   numbers.prompt = prompt.source;
   numbers.tokens = static_cast<std::int64_t>(prompt.ids.size());
+  numbers.tokens_available = prompt.available;
   numbers.predictions = numbers.tokens - 1;
+  numbers.perplexity = std::numeric_limits<double>::quiet_NaN();
   numbers.max_perplexity = options.max_perplexity;
   return numbers;
 }
@@ -90,6 +95,7 @@ ModelNumbers describe(const Model& model, const Prompt& prompt, const VerifyMode
 
 VerifyReport verify_model(const Model& model, const Prompt& prompt, const VerifyModelOptions& options,
                           const Backend& backend) {
+  check_cache(model.config(), options.mla_latent);
   ModelNumbers numbers = describe(model, prompt, options);
   check_predictions(model, numbers, options);
   ModelSource source(model.dir(), options.verify.measure.attention_queries);
@@ -111,10 +117,11 @@ VerifyReport verify_model(const Model& model, const Prompt& prompt, const Verify
     report.dump_bytes += static_cast<std::uint64_t>(layer.kv_heads * layer.tokens * (layer.k_dim + layer.v_dim)) * 2;
   }
   if (!numbers.plausible) {
-    report.warnings.push_back(fmt::format(
-        "--allow-random: the reference perplexity is {:.4g} over {} predictions (a measurement needs at most {:g} over {}): the "
-        "numbers say nothing of a trained model", numbers.perplexity, numbers.predictions, options.max_perplexity,
-        options.min_predictions));
+    const std::string reference = numbers.predictions == 0 ? "there are no predictions"
+                                                           : fmt::format("the reference perplexity is {:.4g} over {} predictions",
+                                                                         numbers.perplexity, numbers.predictions);
+    report.warnings.push_back(fmt::format("--allow-random: {} (a measurement needs at most {:g} over {}): the numbers say nothing of a "
+                                          "trained model", reference, options.max_perplexity, options.min_predictions));
   }
   report.model_numbers = std::move(numbers);
   return report;

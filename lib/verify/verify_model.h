@@ -2,10 +2,17 @@
 // a dump, on the queries, keys and values of every layer that is cached.
 #pragma once
 
+#include "lib/error.h"
 #include "lib/model/prompt.h"
 #include "lib/verify/verify_kv.h"
 
 namespace tq {
+
+/// "measurement invalid": the model was run, and what it made of the prompt says nothing.
+struct InvalidMeasurement : Error {
+  InvalidMeasurement(const std::string& what, const ModelNumbers& model_numbers) : Error(what), numbers(model_numbers) {}
+  ModelNumbers numbers;  ///< perplexity is NaN where it was not computed
+};
 
 struct VerifyModelOptions {
   VerifyOptions verify;
@@ -17,9 +24,9 @@ struct VerifyModelOptions {
 };
 
 /// Memory: keys and values of all layers in float32, and the queries that attention is measured on.
-/// Error: "measurement invalid" where the model's own perplexity on the prompt is above
-/// max_perplexity, or there are fewer than min_predictions, unless random weights are allowed; those
-/// of prefill() and verify_source().
+/// InvalidMeasurement where the model's own perplexity on the prompt is above
+/// max_perplexity, or there are fewer than min_predictions, unless random weights are allowed.
+/// Error: those of check_cache(), prefill() and verify_source().
 VerifyReport verify_model(const Model& model, const Prompt& prompt, const VerifyModelOptions& options,
                           const Backend& backend);
 
