@@ -29,15 +29,15 @@ ExitCode run(const Options& options) {
   capture.mla_latent = options.prompt.mla_latent();
   capture.overwrite = options.force;
   capture.threads = options.threads.threads;
-  const Model model = open_model(options.model);
-  check_output(model.dir(), options.output, options.force);
+  const Model model = Model::open(options.model);
   const Prompt prompt = read_prompt(model, options.prompt.resolve(options.tokens));
   ProgressBar bar("capture", model.layout().layer_bytes, ProgressBar::Unit::kBytes, options.quiet);
   capture.progress = bar.callback();
   const CaptureResult result = capture_kv(model, prompt, options.output, capture);
   const std::string rate = bar.finish();
-  say(options.quiet, fmt::format("{}: {}, {} tokens of {}, perplexity {:.4g}: {} bytes; weights {}", options.output,
-                                 model_name(model), prompt.ids.size(), prompt.source, result.perplexity,
+  const std::string reads = prompt.ids.size() > 1 ? fmt::format("perplexity {:.4g}", result.perplexity) : "no predictions";
+  say(options.quiet, fmt::format("{}: {}, {}, {}: {} bytes; weights {}", options.output, model_name(model),
+                                 describe_tokens(std::ssize(prompt.ids), prompt.available, prompt.source), reads,
                                  format_count(result.bytes), rate));
   return ExitCode::kDone;
 }
@@ -53,7 +53,7 @@ void add_capture(CLI::App& app, Command& command) {
                                              "local Hugging Face cache")->type_name("DIR")->required();
   sub->add_option("-o,--output", options->output, "the dump to write: q.L, k.L, v.L in F32, as attention reads them")->required();
   options->prompt.declare(*sub, nullptr);
-  sub->add_option("--tokens", options->tokens, "the first N tokens of the text, 1..2147483648 and up to the model's context (default up to 128)")
+  sub->add_option("--tokens", options->tokens, "the first N tokens of the text, 1..2147483648 but no more than the model's context (default up to 128)")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 31))->default_str("");
   sub->add_option("--layers", options->layers, "layers to write, such as 0,5,10-12 (default all)")->default_str("");
   sub->add_flag("--no-queries", options->no_queries, "leave out q.L: a smaller dump, without attention metrics");

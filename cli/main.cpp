@@ -6,6 +6,7 @@
 #include <iostream>
 #include <new>
 #include <string>
+#include <vector>
 
 #include "cli/command.h"
 #include "lib/io/atomic_file.h"
@@ -41,7 +42,7 @@ int fail(tq::ExitCode code, const std::string& message) {
 int flush_stdout() {
   std::cout.flush();
   if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0 && std::cout.good()) return 0;
-  return fail(tq::ExitCode::kCouldNot, "cannot write to stdout: is the disk full?");
+  return fail(tq::ExitCode::kCouldNot, "cannot write to stdout");
 }
 
 int run(const tq::cli::Command& command) {
@@ -61,6 +62,21 @@ std::string describe_usage_error(const CLI::App& app, const CLI::ParseError& err
     if (option != nullptr) return what + ": it takes " + option->get_description() + hint;
   }
   return what + hint;
+}
+
+/// The arguments, last first, as CLI11 takes them. It would read "--text= --json" as the text "--json".
+std::vector<std::string> read_arguments(int argc, char** argv) {
+  std::vector<std::string> arguments;
+  bool options = true;
+  for (int i = 1; i < argc; ++i) {
+    const std::string argument = argv[i];
+    options &= argument != "--";
+    const bool empty = options && argument.size() > 3 && argument.starts_with("--") && argument.find('=') == argument.size() - 1;
+    arguments.push_back(empty ? argument.substr(0, argument.size() - 1) : argument);
+    if (empty) arguments.emplace_back();
+  }
+  std::reverse(arguments.begin(), arguments.end());
+  return arguments;
 }
 
 }  // namespace
@@ -86,7 +102,7 @@ int main(int argc, char** argv) {
   tq::cli::add_tokenize(app, command);
   tq::cli::add_bench(app, command);
   try {
-    app.parse(argc, argv);
+    app.parse(read_arguments(argc, argv));
   } catch (const CLI::Success& success) {
     app.exit(success);  // --help and --version
     return flush_stdout();

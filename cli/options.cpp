@@ -30,8 +30,8 @@ void SchemeOptions::declare(CLI::App& app) {
                      "rht2: signs, Hadamard, signs; rht1: signs, Hadamard; qr: Haar (rht2 and rht1 too at dims that have no "
                      "Hadamard matrix); identity: none, for comparison")
           ->check(CLI::IsMember({"rht2", "rht1", "qr", "identity"})));
-  add(app.add_option("--k-seed", scheme_.k_seed, "seed of the rotation of K, 0..2^32-1"));
-  add(app.add_option("--v-seed", scheme_.v_seed, "seed of the rotation of V, 0..2^32-1"));
+  add(app.add_option("--k-seed", scheme_.k_seed, "seed of the rotation of K, 0..2^32-1")->check(not_empty()));
+  add(app.add_option("--v-seed", scheme_.v_seed, "seed of the rotation of V, 0..2^32-1")->check(not_empty()));
   given_norm_ = add(app.add_option("--norm", norm_,
                      "what is stored as a row's norm: raw; corrected (the reconstruction keeps the norm); least-squares")
           ->check(CLI::IsMember({"raw", "corrected", "least-squares"})));
@@ -149,6 +149,10 @@ CLI::Validator not_negative() {
         return fine ? std::string() : "must be a finite number, 0 or more: " + text;
       },
       "NUMBER >= 0");
+}
+
+CLI::Validator not_empty() {
+  return CLI::Validator([](std::string& text) { return text.empty() ? std::string("needs a number") : std::string(); }, "");
 }
 
 CLI::Validator finite_range(double low, double high) {

@@ -39,6 +39,7 @@ std::optional<DType> parse_output_dtype(const std::string& name);
 
 /// Checks of numbers. CLI11's own ranges let NaN pass, and print infinity in 309 digits.
 CLI::Validator not_negative();
+CLI::Validator not_empty();  ///< CLI11 reads "" as the unsigned number 0
 CLI::Validator finite_range(double low, double high);
 
 /// --threads: 1..1024, default all that the machine runs at once.

@@ -67,7 +67,7 @@ PlanReport measure(const Options& options) {
     const KvDump dump = KvDump::open(options.kv);
     return plan_bits(*make_dump_source(dump), nullptr, *backend, plan);
   }
-  const Model model = open_model(options.model.model);
+  const Model model = Model::open(options.model.model);
   ModelSource source(model.dir(), plan.attention_queries);
   const ModelEffect effect = run_reference(model, options.model, options.tokens, plan.threads, source);
   return plan_bits(source, &effect, *backend, plan);

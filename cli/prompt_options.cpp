@@ -5,7 +5,6 @@
 #include <charconv>
 #include <set>
 
-#include "cli/terminal.h"
 #include "lib/error.h"
 
 namespace tq::cli {
@@ -62,16 +61,6 @@ std::vector<int> parse_layers(const std::string& text) {
     if (comma == rest.size()) return {layers.begin(), layers.end()};
     rest.remove_prefix(comma + 1);
   }
-}
-
-Model open_model(const std::string& model) {
-  Model opened = Model::open(model);
-  const std::vector<std::string>& unused = opened.layout().unused;
-  if (!unused.empty()) {
-    warn(fmt::format("{}: {} tensors are no part of a {} as config.json describes it, and were not used, such as {}",
-                     opened.dir(), unused.size(), opened.config().model_type, unused.front()));
-  }
-  return opened;
 }
 
 }  // namespace tq::cli

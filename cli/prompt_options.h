@@ -27,7 +27,4 @@ class PromptArguments {
 /// "0,5,10-12" -> 0, 5, 10, 11, 12, ascending, each once. UsageError for anything else.
 std::vector<int> parse_layers(const std::string& text);
 
-/// Opens the model; says on stderr which tensors of it are not used, if any.
-Model open_model(const std::string& model);
-
 }  // namespace tq::cli

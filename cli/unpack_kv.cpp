@@ -72,7 +72,7 @@ void LayoutOptions::declare(CLI::App& app) {
                      "rht1 (H D), rht2 (D H D) or qr; default: the layout's")
           ->check(CLI::IsMember({"rht1", "rht2", "qr"})));
   given_seed =
-      add(app.add_option("--seed", seed, "seed of the rotation, 0..2^32-1; default: the layout's"));
+      add(app.add_option("--seed", seed, "seed of the rotation, 0..2^32-1; default: the layout's")->check(not_empty()));
   add(app.add_option("--codebook", codebook,
                      "vj, beta, gaussian, gaussian-3-sigma or equal-probability, alone or as "
                      "beta-d128-b4, or a file with the levels (as tq codebook --check reads); "

@@ -159,6 +159,22 @@ ExitCode run(Options options) {
   return code;
 }
 
+/// With --json stdout is never empty: a gate that reads it finds what went wrong. (--check answers for itself.)
+ExitCode run_for_json(const Options& options) {
+  const auto print = [&](const Error& error, const ModelNumbers* numbers) {
+    if (!options.model.check) fmt::print("{}\n", format_error_json(error.what(), numbers));
+  };
+  try {
+    return run(options);
+  } catch (const InvalidMeasurement& error) {
+    print(error, &error.numbers);
+    throw;
+  } catch (const Error& error) {
+    print(error, nullptr);
+    throw;
+  }
+}
+
 void declare_sources(CLI::App& sub, Options& options) {
   const char* group = "Source (exactly one)";
   options.model.declare(sub, group);
@@ -178,7 +194,7 @@ void declare_sources(CLI::App& sub, Options& options) {
   synthetic_option("--layers", options.shape.layers, "layers, 1..1024", 1, 1024);
   sub.add_option("--tokens", options.tokens, "with --model: the first N tokens of the text, in windows (default up to 128); with --synthetic: rows of a head, 1..1000000 (default 1024)")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 31))->default_str("")->group("With --model or --synthetic");
-  sub.add_option("--seed", options.shape.seed, "seed of the rows, 0..2^32-1")->needs(synthetic)->group("With --synthetic");
+  sub.add_option("--seed", options.shape.seed, "seed of the rows, 0..2^32-1")->check(not_empty())->needs(synthetic)->group("With --synthetic");
 }
 
 void declare_gates(CLI::App& sub, GateOptions& gates, WeightGateOptions& weight_gates, ModelArguments& model) {
@@ -223,10 +239,10 @@ void add_verify(CLI::App& app, Command& command) {
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1000000}));
   options->threads.declare(*sub);
   sub->add_flag("--per-head", options->per_head, "one line a head instead of a layer");
-  sub->add_flag("--json", options->json, "print JSON (docs/verify.schema.json, with --weights docs/verify-weights.schema.json); warnings go to "
-                                         "stderr");
+  sub->add_flag("--json", options->json, "print JSON (docs/verify.schema.json, with --weights docs/verify-weights.schema.json; where nothing could be "
+                                         "measured docs/verify-error.schema.json); warnings go to stderr");
   sub->add_flag("--quiet", options->quiet, "no progress on stderr");
-  sub->callback([options, &command] { command = [options] { return run(*options); }; });
+  sub->callback([options, &command] { command = [options] { return options->json ? run_for_json(*options) : run(*options); }; });
 }
 
 }  // namespace tq::cli

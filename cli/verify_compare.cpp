@@ -78,7 +78,7 @@ ExitCode run_compare(const CompareArguments& arguments, const std::string& kv, c
     const KvDump dump = KvDump::open(kv);
     report = compare_schemes(*make_dump_source(dump), choices, nullptr, *backend, options);
   } else {
-    const Model opened = open_model(model.model);
+    const Model opened = Model::open(model.model);
     ModelSource source(opened.dir(), attention_queries);
     const ModelEffect effect = run_reference(opened, model, tokens, threads, source);
     report = compare_schemes(source, choices, &effect, *backend, options);

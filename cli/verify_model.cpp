@@ -25,6 +25,16 @@ std::int64_t count_windows(const ModelConfig& config) {
   return count;
 }
 
+/// Whether the default passage can be read; token ids always can.
+Json describe_tokenizer(const Model& model) {
+  try {
+    read_prompt(model, {});
+    return {{"supported", true}, {"reason", nullptr}};
+  } catch (const Error& error) {
+    return {{"supported", false}, {"reason", error.what()}};
+  }
+}
+
 Json describe(const Model& model) {
   const ModelConfig& c = model.config();
   Json json = {{"supported", true},
@@ -39,10 +49,17 @@ Json describe(const Model& model) {
                {"context", c.context},
                {"vocabulary", c.vocab},
                {"tied_embeddings", model.layout().tied},
-               {"layer_bytes", model.layout().layer_bytes},
-               {"unused_tensors", model.layout().unused}};
+               {"layer_bytes", model.layout().layer_bytes}};
+  json["tokenizer"] = describe_tokenizer(model);
   json["latent"] = c.mla ? Json{{"kv_rank", c.mla->kv_rank}, {"rope_dim", c.mla->rope_dim}} : Json(nullptr);
   return json;
+}
+
+std::string format_value(const Json& value) {
+  if (value.is_string()) return value.get<std::string>();
+  if (!value.is_object() || !value.contains("reason")) return value.dump();
+  if (value["reason"].is_null()) return "supported";
+  return fmt::format("not supported (--token-ids works without one): {}", value["reason"].get<std::string>());
 }
 
 }  // namespace
@@ -85,7 +102,7 @@ void ModelArguments::declare_gates(CLI::App& app, const char* group) {
 
 VerifyReport measure_model(const ModelArguments& arguments, std::optional<std::int64_t> tokens, VerifyOptions options,
                            bool cache, bool quiet) {
-  const Model model = open_model(arguments.model);
+  const Model model = Model::open(arguments.model);
   const TextWindows text = read_windows(model, arguments.prompt.resolve(tokens), arguments.window);
   VerifyModelOptions run;
   run.effect.mla_latent = arguments.prompt.mla_latent();
@@ -107,8 +124,9 @@ VerifyReport measure_model(const ModelArguments& arguments, std::optional<std::i
   VerifyReport report = verify_model(model, text, run, *make_cpu_backend());
   if (rate.empty()) rate = passes.finish();
   heads.finish();
-  say(quiet, fmt::format("passes: {} tokens through {} layers, reference {:.1f} s, second {:.1f} s, all {}", text.tokens(),
-                         model.config().layers.size(), report.effect->reference_seconds, report.effect->numbers.seconds, rate));
+  say(quiet, fmt::format("passes: {} through {} layers, reference {:.1f} s, second {:.1f} s, all {}",
+                         describe_tokens(text.tokens(), text.available, text.source), model.config().layers.size(),
+                         report.effect->reference_seconds, report.effect->numbers.seconds, rate));
   return report;
 }
 
@@ -126,12 +144,13 @@ ModelEffect run_reference(const Model& model, const ModelArguments& arguments, s
 ExitCode check_model(const ModelArguments& arguments, bool json) {
   try {
     const Model model = Model::open(arguments.model);
+    check_cache(model.config(), arguments.prompt.mla_latent());
     const Json description = describe(model);
     if (json) {
       fmt::print("{}\n", description.dump(2, ' ', false, Json::error_handler_t::replace));
       return ExitCode::kDone;
     }
-    for (const auto& [key, value] : description.items()) fmt::print("{:<22} {}\n", key, value.is_string() ? value.get<std::string>() : value.dump());
+    for (const auto& [key, value] : description.items()) fmt::print("{:<22} {}\n", key, format_value(value));
     return ExitCode::kDone;
   } catch (const Error& error) {
     if (json) fmt::print("{}\n", Json{{"supported", false}, {"reason", error.what()}}.dump(2, ' ', false, Json::error_handler_t::replace));

@@ -10,6 +10,7 @@
 #include "cli/effect_table.h"
 #include "cli/table.h"
 #include "cli/terminal.h"
+#include "lib/model/prompt.h"
 
 namespace tq::cli {
 namespace {
@@ -96,9 +97,11 @@ std::string describe_model(const VerifyReport& report) {
   for (const LayerReport& layer : report.layers) {
     if (layer.window) ++windows[*layer.window];
   }
-  std::string text = fmt::format("Run      {}, {} layers, {} tokens of {}{}\nReads    perplexity {:.4g} over {} predictions "
-                                 "(at most {:g} is plausible)\n", m.family, m.layers, m.tokens, m.prompt,
-                                 m.latent ? ", the latent cache" : "", m.perplexity, m.predictions, m.max_perplexity);
+  std::string text = fmt::format("Run      {}, {} layers, {}{}\n", m.family, m.layers,
+                                 describe_tokens(m.tokens, m.tokens_available, m.prompt), m.latent ? ", the latent cache" : "");
+  text += m.predictions == 0 ? "Reads    no predictions: one token has none before it\n"
+                             : fmt::format("Reads    perplexity {:.4g} over {} {} (at most {:g} is plausible)\n", m.perplexity,
+                                           m.predictions, m.predictions == 1 ? "prediction" : "predictions", m.max_perplexity);
   if (m.windows > 1) {
     text += fmt::format("Text     {} windows of up to {} tokens, each read from its own beginning, {} tokens of text apart\n",
                         m.windows, m.window, m.stride);

@@ -290,6 +290,20 @@ class Schema(InFolder):
                 self.assertTrue("description" in field or "$ref" in field or "properties" in field, name)
 
 
+class ErrorSchema(InFolder):
+    def test_what_is_printed_without_a_report(self):
+        schema = json.loads((ROOT / "docs/verify-error.schema.json").read_text())
+        model = str(ROOT / "tests/prefill/llama-linear")
+        Path(self.folder, "ids").write_text("3 4 5")
+        for arguments in (["--kv", "nowhere"], ["--model", model, "--token-ids", "ids"]):
+            done = run_tq(["tq", "verify", "--json", *arguments], self.folder)
+            self.assertEqual(done.returncode, 3)
+            answer = json.loads(done.stdout)
+            self.assertEqual(violations(answer, schema, schema), [], arguments)
+            self.assertTrue(violations({**answer, "unknown": 1}, schema, schema))
+            self.assertTrue(violations({**answer, "exit_code": 1}, schema, schema))
+
+
 class WeightsSchema(InFolder):
     def report(self, code, *arguments):
         weights = str(ROOT / "tests/weights")

@@ -153,7 +153,7 @@ TEST_CASE("a model is a directory, or a hub id in the local cache") {
   check_contains(error_of(find), "2 snapshots");
   {
     const std::string elsewhere = dir / "else";
-    const Environment other(std::map<std::string, const char*>{{"HF_HUB_CACHE", elsewhere.c_str()}});
+    const Environment other(std::map<std::string, const char*>{{"HUGGINGFACE_HUB_CACHE", elsewhere.c_str()}});
     check_contains(error_of(find), elsewhere + "; fetch it");
   }
   for (const std::string id : {"../small", "org/..", "org/a/b", "org/", "/small", "org/a b"}) {

@@ -77,6 +77,9 @@ TEST_CASE("what tq does not have is refused by name") {
   check_refused(with(llama(), "model_type", "mamba"), "'mamba'");
   check_refused(with(llama(), "quantization_config", {{"quant_method", "mxfp4"}}), "mxfp4");
   check_refused(with(llama(), "quantization_config", {{"quant_method", "fp8"}}), "fp8");
+  check_refused(with(llama(), "quantization_config", Json::object()), "quantized, it does not say how");
+  check_refused(with(llama(), "quantization_config", {{"quant_method", 4}}), "quantized, it does not say how");
+  check_refused(with(llama(), "compression_config", {{"format", "pack"}}), "compression_config");
   check_refused(with(llama(), "hidden_act", "laurel"), "laurel");
   check_refused(with(llama(), "rope_scaling", {{"type", "mrope"}}), "mrope");
   check_refused(with(llama(), "rope_scaling", {{"type", "linear"}}), "factor");
@@ -98,6 +101,14 @@ TEST_CASE("layer types and windows") {
   const tq::ModelConfig on = parse(with(qwen, "use_sliding_window", true));
   CHECK_FALSE(on.layers[0].window.has_value());
   CHECK(on.layers[1].window == 16);
+  CHECK(parse(merged(qwen, {{"use_sliding_window", true}, {"max_window_layers", 0}})).layers[0].window == 16);
+  CHECK_FALSE(parse(with(qwen, "max_window_layers", 0)).layers[0].window.has_value());
+  check_refused(with(qwen, "max_window_layers", -1), "max_window_layers");
+  const Json slides = {"full_attention", "sliding_attention", "full_attention"};
+  CHECK(parse(merged(qwen, {{"use_sliding_window", true}, {"layer_types", slides}})).layers[1].window == 16);
+  check_refused(with(qwen, "layer_types", slides), "layer 1 slides, and use_sliding_window is off");
+  check_refused(merged(qwen, {{"layer_types", slides}, {"use_sliding_window", true}, {"sliding_window", nullptr}}), "no sliding_window");
+  CHECK_FALSE(parse(with(qwen, "layer_types", Json(3, "full_attention"))).layers[1].window.has_value());
   const Json gemma = merged(llama(), {{"model_type", "gemma3_text"}, {"num_hidden_layers", 7}, {"sliding_window", 5},
                                       {"rope_local_base_freq", 500.0}, {"head_dim", 16}});
   const tq::ModelConfig g = parse(gemma);
@@ -120,6 +131,9 @@ TEST_CASE("a text model within another") {
   CHECK(parse(nested).model_type == "llama");
   CHECK(parse(nested).tied == true);
   check_refused({{"model_type", "llava"}, {"text_config", {{"model_type", "strange"}}}}, "'strange'");
+  check_refused(with(nested, "is_encoder_decoder", true), "decoders only");
+  check_refused(with(nested, "num_kv_shared_layers", 2), "share");
+  check_refused(with(nested, "compression_config", {{"quant_method", "awq"}}), "'awq'");
 }
 
 TEST_CASE("experts") {
@@ -136,6 +150,10 @@ TEST_CASE("experts") {
   CHECK(parse(deepseek).head_dim == 16);
   CHECK_FALSE(parse(deepseek).layers[0].sparse);
   CHECK(parse(deepseek).layers[1].sparse);
+  CHECK(parse(deepseek).moe->renormalize);
+  CHECK_FALSE(parse(with(deepseek, "norm_topk_prob", nullptr)).moe->renormalize);
+  CHECK(parse(deepseek).rope_pairs == tq::RopePairs::kNeighboursToHalves);
+  CHECK(parse(with(deepseek, "rope_interleave", nullptr)).rope_pairs == tq::RopePairs::kHalves);
   check_refused(with(deepseek, "topk_group", 1), "n_group");
   check_refused(with(deepseek, "n_group", 3), "n_group");
   check_refused(with(deepseek, "scoring_func", "softmax"), "scoring_func");

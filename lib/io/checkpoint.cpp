@@ -41,6 +41,7 @@ std::optional<std::string> read_environment(const char* name) {
 /// The one folder in which the published hub library looks, too.
 std::optional<fs::path> find_hub_cache() {
   if (const auto cache = read_environment("HF_HUB_CACHE")) return *cache;
+  if (const auto cache = read_environment("HUGGINGFACE_HUB_CACHE")) return *cache;
   if (const auto home = read_environment("HF_HOME")) return fs::path(*home) / "hub";
   if (const auto cache = read_environment("XDG_CACHE_HOME")) return fs::path(*cache) / "huggingface" / "hub";
   if (const auto home = read_environment("HOME")) return fs::path(*home) / ".cache" / "huggingface" / "hub";

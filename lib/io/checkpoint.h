@@ -22,7 +22,7 @@ inline constexpr std::string_view kModelConfigName = "config.json";
 bool is_hub_id(const std::string& text);
 
 /// The directory of a model: `model` itself if it is one, else a Hugging Face hub id ("org/name") in the local cache:
-/// $HF_HUB_CACHE, else $HF_HOME/hub, else ~/.cache/huggingface/hub; there the snapshot that refs/main names, else the only
+/// $HF_HUB_CACHE, else $HUGGINGFACE_HUB_CACHE, else $HF_HOME/hub, else ~/.cache/huggingface/hub; there the snapshot that refs/main names, else the only
 /// one. Error: neither (it says how to fetch the model), a file, or several snapshots and no refs/main.
 std::string find_model_dir(const std::string& model);
 

@@ -10,14 +10,13 @@
 #include <map>
 
 #include "lib/error.h"
+#include "lib/io/safetensors_header.h"
 #include "lib/io/safetensors.h"
 #include "lib/model/linear.h"
+#include "lib/scheme.h"
 
 namespace tq {
 namespace {
-
-constexpr std::int64_t kLeastDim = 8;  // of a dump
-constexpr std::int64_t kMostDim = 1024;
 
 struct Shape {
   std::int64_t kv_heads, k_dim, v_dim;
@@ -26,6 +25,26 @@ struct Shape {
 Shape shape_of(const ModelConfig& config, bool mla_latent) {
   if (!config.mla || !mla_latent) return {config.kv_heads, config.head_dim, config.v_head_dim};
   return {1, config.mla->kv_rank + config.mla->rope_dim, config.mla->kv_rank};
+}
+
+/// A file replaces what it is renamed onto, so the output must be none that this run reads.
+void refuse_input_as_output(const Model& model, const Prompt& prompt, const std::string& output) {
+  std::vector<std::filesystem::path> inputs = {prompt.file};
+  for (const SafetensorsFile& shard : model.reader().checkpoint().shards()) inputs.emplace_back(shard.file().path());
+  const std::filesystem::path dir = model.dir();
+  const std::filesystem::path place = std::filesystem::absolute(output).lexically_normal();
+  for (const std::string_view name : {kModelConfigName, kWeightsName, kIndexName, std::string_view("tq_config.json"),
+                                      std::string_view("tokenizer.json"), std::string_view("tokenizer_config.json")}) {
+    std::error_code ignored;
+    const bool would_be = place.filename() == name && std::filesystem::equivalent(place.parent_path(), dir, ignored);
+    inputs.push_back(would_be ? place : dir / name);
+  }
+  for (const std::filesystem::path& input : inputs) {
+    std::error_code ignored;
+    if (input != place && !std::filesystem::equivalent(input, output, ignored)) continue;
+    throw Error(fmt::format("{}: is {}, which this run reads; choose another output", output,
+                            input == prompt.file ? "the text or the token ids" : "a file of the model"));
+  }
 }
 
 /// Always as long: the metadata is planned before the model has run.
@@ -50,8 +69,8 @@ MetadataList describe(const Model& model, const Prompt& prompt, const std::vecto
                            {"family", config.model_type},
                            {"prompt", prompt.source},
                            {"tokens", std::to_string(prompt.ids.size())},
-                           {"perplexity", format_perplexity(1.0)},
                            {"attention_scale", fmt::format("{}", config.attention_scale)}};
+  if (prompt.ids.size() > 1) metadata.emplace_back("perplexity", format_perplexity(1.0));
   if (config.attention_softcap) metadata.emplace_back("attention_softcap", fmt::format("{}", *config.attention_softcap));
   for (const int layer : layers) {
     const auto index = static_cast<std::size_t>(layer);
@@ -69,10 +88,6 @@ MetadataList describe(const Model& model, const Prompt& prompt, const std::vecto
 std::vector<TensorSpec> plan_tensors(const Model& model, const std::vector<int>& layers, std::int64_t tokens,
                                      const CaptureOptions& options) {
   const Shape shape = shape_of(model.config(), options.mla_latent);
-  for (const std::int64_t dim : {shape.k_dim, shape.v_dim}) {
-    if (dim >= kLeastDim && dim <= kMostDim) continue;
-    throw Error(fmt::format("{}: its heads have {} channels; a dump holds {} to {}", model.dir(), dim, kLeastDim, kMostDim));
-  }
   std::vector<TensorSpec> specs;
   for (const int layer : layers) {
     const auto add = [&](char part, std::int64_t heads, std::int64_t dim) {
@@ -86,6 +101,19 @@ std::vector<TensorSpec> plan_tensors(const Model& model, const std::vector<int>&
 }
 
 }  // namespace
+
+void check_cache(const ModelConfig& config, bool mla_latent) {
+  if (mla_latent && !config.mla) {
+    throw Error(fmt::format("{}: {} has no multi-head latent attention, so no latent cache; leave --mla latent out",
+                            config.path, config.model_type));
+  }
+  const Shape shape = shape_of(config, mla_latent);
+  for (const auto& [what, dim] : {std::pair("keys", shape.k_dim), std::pair("values", shape.v_dim)}) {
+    if (dim >= kMinDim && dim <= kMaxRowDim) continue;
+    throw Error(fmt::format("{}: {}: its {} have {} channels a head, and tq compresses rows of {} to {}", config.path,
+                            config.mla ? "kv_lora_rank and head dims" : "head_dim", what, dim, kMinDim, kMaxRowDim));
+  }
+}
 
 std::string model_name(const Model& model) {
   const std::filesystem::path path = std::filesystem::absolute(model.dir()).lexically_normal();
@@ -101,6 +129,8 @@ std::string model_name(const Model& model) {
 
 CaptureResult capture_kv(const Model& model, const Prompt& prompt, const std::string& path,
                          const CaptureOptions& options) {
+  check_cache(model.config(), options.mla_latent);
+  refuse_input_as_output(model, prompt, path);
   const std::vector<int> layers = choose_layers(model, options);
   const auto tokens = static_cast<std::int64_t>(prompt.ids.size());
   SafetensorsWriter writer(plan_tensors(model, layers, tokens, options), describe(model, prompt, layers));

@@ -25,11 +25,16 @@ struct CaptureResult {
 };
 
 /// Writes the dump: F32 tensors q.L, k.L, v.L, and metadata `model`, `family`, `tokens`, `prompt`,
-/// `perplexity`, `attention_scale` and what attention needs besides. Error: a layer that the model does
-/// not have, a head_dim that a dump cannot hold, those of prefill() and of SafetensorsWriter. After an
-/// Error there is no file.
+/// `perplexity` (of two tokens or more), `attention_scale` and what attention needs besides. Error: a
+/// layer that the model does not have; an output that is a file of the model or of the prompt, also
+/// under another name; those of check_cache(), prefill() and SafetensorsWriter. After an Error nothing
+/// has been written or replaced.
 CaptureResult capture_kv(const Model& model, const Prompt& prompt, const std::string& path,
                          const CaptureOptions& options);
+
+/// Error unless what a cache of the model would hold can be compressed: rows of kMinDim to kMaxRowDim
+/// channels; with `mla_latent` a model that has multi-head latent attention.
+void check_cache(const ModelConfig& config, bool mla_latent);
 
 /// The name that reports give a model: the last part of its path, or the hub id.
 std::string model_name(const Model& model);

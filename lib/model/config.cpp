@@ -43,7 +43,9 @@ Json find_text_config(Json json, const std::string& path) {
   }
   Json text = *nested;
   if (name(text).empty() && name(json) == "gemma3") text["model_type"] = "gemma3_text";
-  for (const char* key : {"tie_word_embeddings", "quantization_config"}) {
+  // What the whole says of its weights holds for the text model too.
+  for (const char* key : {"tie_word_embeddings", "quantization_config", "compression_config", "is_encoder_decoder",
+                          "num_kv_shared_layers", "use_bidirectional_attention"}) {
     if (!text.contains(key) && json.contains(key)) text[key] = json[key];
   }
   return text;
@@ -59,10 +61,12 @@ const Family& require_family(const std::string& model_type, const std::string& p
 
 /// What would change the numbers, and tq does not have.
 void refuse_features(const ConfigReader& in, const Family& family) {
-  if (const Json* quantization = in.find("quantization_config")) {
-    const auto method = quantization->is_object() ? quantization->value("quant_method", "unnamed") : "unnamed";
-    in.fail("quantization_config", fmt::format(
-        "the weights are quantized by '{}', which tq cannot read; use the checkpoint in BF16, F16 or F32", method));
+  for (const char* key : {"quantization_config", "compression_config"}) {
+    const Json* quantization = in.find(key);
+    if (quantization == nullptr) continue;
+    const Json method = quantization->is_object() ? quantization->value("quant_method", Json()) : Json();
+    in.fail(key, fmt::format("the weights are quantized{}, which tq cannot read; use the checkpoint in BF16, F16 or F32",
+                             method.is_string() ? " by '" + method.get<std::string>() + "'" : ", it does not say how"));
   }
   if (in.flag("use_bidirectional_attention").value_or(false)) {
     in.fail("use_bidirectional_attention", "tq has causal attention only");
@@ -137,11 +141,11 @@ void read_factors(const ConfigReader& in, ModelConfig& out) {
 
 bool slides(const ConfigReader& in, const Family& family, std::size_t layer, bool rope) {
   const auto index = static_cast<std::int64_t>(layer);
-  const auto most_windows = [&] { return in.size_or("max_window_layers", kMostSize, kMostSize); };
+  const auto most_windows = [&] { return in.count_or("max_window_layers", kMostSize, kMostSize); };
   switch (family.windows) {
     case WindowPattern::kNone: return false;
     case WindowPattern::kEveryLayer: return true;
-    case WindowPattern::kFromMaxWindowLayers: return index >= in.size_or("max_window_layers", kMostSize, 28);
+    case WindowPattern::kFromMaxWindowLayers: return index >= in.count_or("max_window_layers", kMostSize, 28);
     case WindowPattern::kEvenBelowMaxWindow: return index % 2 == 0 && index < most_windows();
     case WindowPattern::kAlternate: return index % 2 == 0;
     case WindowPattern::kAllButEveryNth: {
@@ -174,6 +178,11 @@ void read_layer_kinds(const ConfigReader& in, ModelConfig& out) {
       in.fail("layer_types", fmt::format("layer {} is of the kind '{}', which tq does not have", i, types[i]));
     }
     const bool sliding = types.empty() ? slides(in, family, i, layer.rope) : types[i] == "sliding_attention";
+    if (sliding && !types.empty() && !windows) {
+      const bool has_window = in.has("sliding_window");
+      in.fail("layer_types", fmt::format("layer {} slides, and {}", i, !has_window ? "there is no sliding_window"
+                                         : fmt::format("{} is off: who runs such a model decides", family.windows_if.key)));
+    }
     if (sliding && out.ropes.size() > 1) layer.rope_set = 1;
     if (sliding && windows) layer.window = in.size("sliding_window", kMostTokens);
   }
@@ -231,7 +240,8 @@ void read_moe(const ConfigReader& in, ModelConfig& out) {
 }  // namespace
 
 ModelConfig parse_model_config(const std::string& text, const std::string& path) {
-  const Json given = find_text_config(parse_object(text, path), path);
+  Json given = find_text_config(parse_object(text, path), path);
+  if (given.contains("rope_parameters") && given["rope_parameters"].is_null()) given.erase("rope_parameters");
   ModelConfig out;
   out.path = path;
   out.model_type = ConfigReader(given, path).text("model_type").value_or("");
@@ -247,7 +257,7 @@ ModelConfig parse_model_config(const std::string& text, const std::string& path)
   out.vocab = in.size("vocab_size", kMostSize);
   read_heads(in, out);
   out.ropes = read_ropes(in, out);
-  out.rope_pairs = in.flag("rope_interleave").value_or(true) || !family.mla ? family.rope : RopePairs::kHalves;
+  out.rope_pairs = in.flag(Flag{"rope_interleave", true}) || !family.mla ? family.rope : RopePairs::kHalves;
   out.context = longest_prompt(out.ropes.front());
   out.norm_eps = in.number(family.norm_eps_key).value_or(1e-6);
   if (!(out.norm_eps >= 0)) in.fail(family.norm_eps_key, "must not be negative");

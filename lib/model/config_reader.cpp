@@ -40,6 +40,8 @@ const Json* ConfigReader::find(std::string_view key) const {
   return found == json_.end() || found->is_null() ? nullptr : &*found;
 }
 
+bool ConfigReader::names(std::string_view key) const { return json_.contains(key); }
+
 bool ConfigReader::has(std::string_view key) const { return find(key) != nullptr; }
 
 std::int64_t ConfigReader::size(std::string_view key, std::int64_t most) const {
@@ -65,6 +67,14 @@ std::int64_t ConfigReader::size_or(std::string_view key, std::int64_t most,
   return has(key) ? size(key, most) : missing;
 }
 
+std::int64_t ConfigReader::count_or(std::string_view key, std::int64_t most, std::int64_t missing) const {
+  const Json* value = find(key);
+  if (value == nullptr) return missing;
+  const std::optional<std::int64_t> number = as_integer(*value);
+  if (!number || *number < 0 || *number > most) fail(key, fmt::format("must be an integer from 0 to {}", most));
+  return *number;
+}
+
 std::optional<double> ConfigReader::number(std::string_view key) const {
   const Json* value = find(key);
   if (value == nullptr) return std::nullopt;
@@ -86,7 +96,8 @@ std::optional<bool> ConfigReader::flag(std::string_view key) const {
 }
 
 bool ConfigReader::flag(const Flag& flag) const {
-  return flag.key.empty() ? flag.value : this->flag(flag.key).value_or(flag.value);
+  if (flag.key.empty() || !names(flag.key)) return flag.value;
+  return this->flag(flag.key).value_or(false);
 }
 
 std::optional<std::string> ConfigReader::text(std::string_view key) const {

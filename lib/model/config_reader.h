@@ -20,6 +20,7 @@ class ConfigReader {
 
   const std::string& path() const { return path_; }
   bool has(std::string_view key) const;  ///< there and not null
+  bool names(std::string_view key) const;  ///< there, null or not
   const nlohmann::json* find(std::string_view key) const;  ///< nullptr if absent or null
 
   /// An integer from 1 to `most`. Error if absent.
@@ -28,12 +29,14 @@ class ConfigReader {
   std::int64_t size_of_any(const std::vector<std::string_view>& keys, std::int64_t most) const;
   /// The same; `missing` if absent.
   std::int64_t size_or(std::string_view key, std::int64_t most, std::int64_t missing) const;
+  /// The same from 0 on.
+  std::int64_t count_or(std::string_view key, std::int64_t most, std::int64_t missing) const;
   /// A finite number; nothing if absent.
   std::optional<double> number(std::string_view key) const;
   /// The same, which must be above 0.
   std::optional<double> positive(std::string_view key) const;
   std::optional<bool> flag(std::string_view key) const;
-  bool flag(const Flag& flag) const;
+  bool flag(const Flag& flag) const;  ///< null is false, as Python reads None
   std::optional<std::string> text(std::string_view key) const;
   std::vector<double> numbers(std::string_view key) const;         ///< empty if absent
   std::vector<std::int64_t> integers(std::string_view key) const;  ///< empty if absent

@@ -77,6 +77,18 @@ void read_scaling(const ConfigReader& in, const ConfigReader& rope, RopeConfig& 
   }
 }
 
+/// The share of a head that turns. Families without partial rotary ignore the key with default RoPE; with a scaling their
+/// published code cannot run.
+double read_rotary_share(const ConfigReader& in, const ConfigReader& rope, const Family& family, RopeKind kind) {
+  constexpr std::string_view kKey = "partial_rotary_factor";
+  const double missing = in.names(kKey) ? 1.0 : in.positive("rotary_pct").value_or(family.rotary_share);
+  const double share = rope.positive(kKey).value_or(in.positive(kKey).value_or(missing));
+  if (share > 1) rope.fail(kKey, "must be at most 1");
+  if (family.partial_rotary || share == 1) return share;
+  if (kind != RopeKind::kDefault) rope.fail(kKey, fmt::format("{} with a RoPE scaling turns whole heads", family.model_type));
+  return 1.0;
+}
+
 RopeConfig read_rope(const ConfigReader& in, const Json& json, const std::string& place, double theta, const ModelConfig& model) {
   const ConfigReader rope(json, in.path(), place);
   const Family& family = *model.family;
@@ -85,9 +97,7 @@ RopeConfig read_rope(const ConfigReader& in, const Json& json, const std::string
   out.context = in.size("max_position_embeddings", kMostTokens);
   out.theta = rope.positive("rope_theta").value_or(theta);
   if (!(out.theta > 1)) rope.fail("rope_theta", "must be above 1");
-  const double share = rope.positive("partial_rotary_factor")
-                           .value_or(in.positive("partial_rotary_factor").value_or(in.positive("rotary_pct").value_or(family.rotary_share)));
-  if (share > 1) rope.fail("partial_rotary_factor", "must be at most 1");
+  const double share = read_rotary_share(in, rope, family, out.kind);
   const std::int64_t whole = model.mla ? model.mla->rope_dim : model.head_dim;
   out.dims = model.mla ? static_cast<int>(whole) : static_cast<int>(static_cast<double>(whole) * share);
   if (out.dims < 2 || out.dims % 2 != 0) {
@@ -96,6 +106,20 @@ RopeConfig read_rope(const ConfigReader& in, const Json& json, const std::string
   if (out.kind == RopeKind::kDynamic && out.dims < 4) rope.fail("rope_type", "'dynamic' needs 4 channels or more");
   read_scaling(in, rope, out);
   return out;
+}
+
+/// A family with two bases: what transformers reads otherwise than it was meant, or drops.
+void check_local_rope(const ConfigReader& in, const std::string& key, const Json& given) {
+  if (key == "rope_parameters") {
+    if (!given.empty() && !given.contains("full_attention") && !given.contains("sliding_attention")) {
+      in.fail(key, "must hold full_attention and sliding_attention for this family");
+    }
+    return;
+  }
+  if (in.has("rope_parameters")) in.fail(key, "stands beside rope_parameters; keep one of them");
+  if (given.contains("type") && !given.contains("rope_type")) {
+    in.fail(key + ".type", "is an older name that versions of transformers read differently for this family; write rope_type");
+  }
 }
 
 const Json& as_object(const ConfigReader& in, std::string_view key, const Json& value) {
@@ -107,10 +131,13 @@ const Json& as_object(const ConfigReader& in, std::string_view key, const Json& 
 
 std::vector<RopeConfig> read_ropes(const ConfigReader& in, const ModelConfig& model) {
   static const Json kEmpty = Json::object();
-  const std::string key = in.has("rope_scaling") ? "rope_scaling" : "rope_parameters";
+  const Json* scaling = in.find("rope_scaling");
+  const bool scaled = scaling != nullptr && !scaling->empty();
+  const std::string key = scaled ? "rope_scaling" : "rope_parameters";
   const Json* found = in.find(key);
   const Json& given = found == nullptr ? kEmpty : as_object(in, key, *found);
   const double theta = in.positive("rope_theta").value_or(model.family->rope_theta);
+  if (model.family->local_rope) check_local_rope(in, key, given);
   const Json* full = ConfigReader(given, in.path()).find("full_attention");
   const Json* local = ConfigReader(given, in.path()).find("sliding_attention");
   if (full == nullptr && local == nullptr) {

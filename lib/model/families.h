@@ -63,7 +63,7 @@ enum class ExpertLayout {
 
 enum class SharedExpert { kNone, kAlways, kGated };
 
-/// A boolean of config.json and its value where the key is absent; without a key, a constant.
+/// A boolean of config.json and its value where the key is absent (null is false); without a key, a constant.
 struct Flag {
   std::string_view key = {};
   bool value = false;
@@ -110,7 +110,8 @@ struct Family {
 
   RopePairs rope = RopePairs::kHalves;
   double rope_theta = 10000.0;   ///< where config.json has none
-  double rotary_share = 1.0;     ///< partial_rotary_factor where config.json has none
+  bool partial_rotary = false;   ///< partial_rotary_factor counts
+  double rotary_share = 1.0;     ///< partial_rotary_factor where config.json does not have the key
   bool local_rope = false;       ///< sliding layers turn by rope_local_base_freq (Gemma 3)
   bool some_without_rope = false;  ///< no_rope_layers, no_rope_layer_interval (SmolLM3)
 
@@ -125,7 +126,7 @@ struct Family {
   bool multipliers = false;  ///< Granite: attention, residual and embedding multipliers, logits_scaling
 
   MlpKind mlp = MlpKind::kGated;
-  Flag mlp_bias = {};
+  Flag mlp_bias = {};  ///< of dense layers and of shared experts
   std::string_view activation_key = "hidden_act";
   bool head_bias = false;
   const MoeFamily* moe = nullptr;

@@ -35,7 +35,9 @@ class Planner {
                           family_.norm == NormKind::kLayer);
     plan_head(out);
     for (const WeightTensor& tensor : reader_.tensors()) {
-      if (is_of_layers(tensor.name) && !used_.contains(&tensor)) out.unused.push_back(tensor.name);
+      if (!is_of_layers(tensor.name) || used_.contains(&tensor)) continue;
+      throw Error(fmt::format("{}: tensor {} is no part of a {} as config.json describes it, so the model would not be this one's; "
+                              "is it the right config.json?", dir_, quote_name(tensor.name), config_.model_type));
     }
     return out;
   }
@@ -48,10 +50,14 @@ class Planner {
     throw Error(fmt::format("{}: tensor \"model.embed_tokens.weight\" is missing from the checkpoint", dir_));
   }
 
-  /// Of a layer that the model has; predictors of further tokens (MTP) and rotary tables are not.
+  /// Of a layer that the model has, and neither a rotary table nor a causal mask; layers beyond the last are predictors of
+  /// further tokens (MTP).
   bool is_of_layers(const std::string& name) const {
     const std::string layers = prefix_ + "layers.";
-    if (!name.starts_with(layers) || name.find("rotary_emb.") != std::string::npos) return false;
+    if (!name.starts_with(layers) || name.find("rotary_emb.") != std::string::npos || name.ends_with(".masked_bias") ||
+        name.ends_with("self_attn.bias")) {
+      return false;
+    }
     const std::size_t dot = name.find('.', layers.size());
     const std::string index = name.substr(layers.size(), dot == std::string::npos ? dot : dot - layers.size());
     return index.size() <= 5 && index.find_first_not_of("0123456789") == std::string::npos && !index.empty() &&
@@ -170,9 +176,8 @@ class Planner {
     return a;
   }
 
-  MlpLayout plan_mlp(const std::string& stem, std::int64_t width, MlpKind kind) {
+  MlpLayout plan_mlp(const std::string& stem, std::int64_t width, MlpKind kind, bool bias) {
     MlpLayout mlp;
-    const bool bias = config_.mlp_bias;
     switch (kind) {
       case MlpKind::kGated:
         mlp.gate = matrix(stem + "gate_proj", width, config_.hidden, bias);
@@ -259,12 +264,13 @@ class Planner {
       for (std::int64_t e = 0; e < moe.experts; ++e) {
         const std::string stem = fmt::format("{}{}.", experts, e);
         out.experts.push_back(family.experts == ExpertLayout::kEachNumbered ? plan_numbered_expert(stem)
-                                                                            : plan_mlp(stem, moe.width, MlpKind::kGated));
+                                                                            : plan_mlp(stem, moe.width, MlpKind::kGated, false));
       }
     }
     if (family.shared != SharedExpert::kNone) {
       const bool gated = family.shared == SharedExpert::kGated;
-      out.shared = plan_mlp(block + (gated ? "shared_expert." : "shared_experts."), moe.shared_width, MlpKind::kGated);
+      out.shared = plan_mlp(block + (gated ? "shared_expert." : "shared_experts."), moe.shared_width, MlpKind::kGated,
+                            config_.mlp_bias);
       if (gated) out.shared_gate = matrix(block + "shared_expert_gate", 1, config_.hidden);
     }
     return out;
@@ -280,7 +286,7 @@ class Planner {
     if (layer.sparse) {
       out.moe = plan_moe();
     } else {
-      out.mlp = plan_mlp("mlp.", config_.intermediate, family_.mlp);
+      out.mlp = plan_mlp("mlp.", config_.intermediate, family_.mlp, config_.mlp_bias);
     }
     return out;
   }

@@ -75,13 +75,13 @@ struct ModelLayout {
   Norm final_norm;
   Matrix head;                      ///< the embedding where the two are tied
   bool tied = false;
-  std::vector<std::string> unused;  ///< tensors of these layers that no part of the model reads
   std::uint64_t layer_bytes = 0;    ///< stored bytes that one pass over all layers may read
 };
 
 /// Error, with directory and tensor: a tensor is missing, has another shape than config.json says,
-/// or is of a type that tq does not multiply (8-bit or 4-bit floats, integers). `reader` must
-/// outlive the result.
+/// or is of a type that tq does not multiply (8-bit or 4-bit floats, integers); a tensor of one of
+/// these layers that no part of the model reads, unless it is a table that can be computed (rotary
+/// frequencies, causal masks). `reader` must outlive the result.
 ModelLayout plan_layout(const ModelConfig& config, const WeightReader& reader, const std::string& dir);
 
 }  // namespace tq

@@ -50,6 +50,13 @@ void check_finite(const Floats& x, const ModelConfig& config, std::size_t layer)
                           "the family's arithmetic overflows float32", config.path, (bad - x.begin()) / config.hidden, layer));
 }
 
+void check_logits(const Model& model, const Floats& logits, std::int64_t first_token) {
+  const auto bad = std::find_if(logits.begin(), logits.end(), [](float v) { return !std::isfinite(v); });
+  if (bad == logits.end()) return;
+  throw Error(fmt::format("{}: the logits are not finite at token {}: the weights of the final norm or of the output head are "
+                          "damaged, or overflow float32", model.dir(), first_token + (bad - logits.begin()) / model.config().vocab));
+}
+
 /// One layer: x becomes x + attention + MLP, each behind the norms that the family has.
 void run_layer(const LayerInput& in, const RopeTable& rope, const PrefillOptions& options, Floats& x) {
   const std::int64_t hidden = in.config.hidden;
@@ -142,6 +149,7 @@ std::vector<double> token_losses(const Model& model, std::span<const float> hidd
     const std::int64_t rows = std::min(kLogitTokens, predictions - first);
     const auto block = hidden.subspan(static_cast<std::size_t>(first * width), static_cast<std::size_t>(rows * width));
     const Floats logits = compute_logits(model, block, rows, threads);
+    check_logits(model, logits, first);
     parallel_for(threads, rows, [&](std::int64_t r) {
       const std::span<const float> row(logits.data() + r * vocab, static_cast<std::size_t>(vocab));
       const auto most = static_cast<double>(*std::max_element(row.begin(), row.end()));

@@ -102,7 +102,8 @@ std::vector<float> prefill(const Model& model, std::span<const std::int32_t> ids
 std::vector<float> compute_logits(const Model& model, std::span<const float> hidden, std::int64_t rows, int threads);
 
 /// The model's own error: of token i + 1 given tokens 0..i, -ln p in nats, tokens - 1 values. Works
-/// through blocks of 64 tokens, so that memory is 64 x vocab floats.
+/// through blocks of 64 tokens, so that memory is 64 x vocab floats. Error: logits that are not finite
+/// (by token).
 std::vector<double> token_losses(const Model& model, std::span<const float> hidden,
                                  std::span<const std::int32_t> ids, int threads);
 

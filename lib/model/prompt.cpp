@@ -27,6 +27,8 @@ void encode(const Model& model, std::string_view text, Source& source) {
 
 Source read_source(const Model& model, const PromptOptions& options) {
   Source prompt;
+  prompt.file = options.token_ids.empty() ? options.file : options.token_ids;
+  if (prompt.file == "-") prompt.file = "/dev/stdin";
   if (!options.token_ids.empty()) {
     prompt.ids = read_token_ids(options.token_ids);
     prompt.source = options.token_ids;
@@ -38,7 +40,7 @@ Source read_source(const Model& model, const PromptOptions& options) {
     prompt.source = "--prompt";
   } else {
     encode(model, default_passage(), prompt);
-    prompt.source = "the default passage";
+    prompt.source = kDefaultPassage;
   }
   prompt.available = static_cast<std::int64_t>(prompt.ids.size());
   return prompt;
@@ -56,6 +58,11 @@ std::int64_t window_tokens(const Source& source, std::int64_t stride) {
 
 }  // namespace
 
+std::string describe_tokens(std::int64_t tokens, std::int64_t available, const std::string& source) {
+  if (tokens < available && source != kDefaultPassage) return fmt::format("the first {} of {} tokens of {}", tokens, available, source);
+  return fmt::format("{} {} of {}", tokens, tokens == 1 ? "token" : "tokens", source);
+}
+
 std::int64_t TextWindows::tokens() const {
   std::int64_t count = 0;
   for (const auto& one : ids) count += static_cast<std::int64_t>(one.size());
@@ -71,13 +78,14 @@ TextWindows read_windows(const Model& model, const PromptOptions& options, std::
     throw Error(fmt::format("--window {} is more than the context of {} holds: {} tokens", width, model.dir(), context));
   }
   const Source source = read_source(model, options);
-  TextWindows out{{}, source.source, width, source.special};
+  TextWindows out{{}, source.source, width, source.special, 0};
   if (out.stride() < 1) {
     throw Error(fmt::format("--window {} holds no more than the {} tokens that the tokenizer puts before a text; raise it",
                             width, source.special));
   }
   const std::int64_t available = window_tokens(source, out.stride());
   if (options.tokens && *options.tokens > available) refuse_short(source, available);
+  out.available = available;
   std::int64_t left = std::min(options.tokens.value_or(std::min(kDefaultTokens, context)), available);
   const auto prefix_end = source.ids.begin() + source.special;
   auto next = prefix_end;
@@ -104,11 +112,8 @@ Prompt read_prompt(const Model& model, const PromptOptions& options) {
     throw Error(fmt::format("--tokens {} is more than the context of {} holds: {} tokens", *options.tokens, model.dir(), context));
   }
   Source prompt = read_source(model, options);
-  if (options.tokens && *options.tokens > prompt.available) refuse_short(prompt, prompt.available);
-  const bool whole = options.text || !options.token_ids.empty();
-  if (!options.tokens && whole && prompt.available > context) {
-    throw Error(fmt::format("{} has {} tokens, and the context of {} holds {}; --tokens N takes the first N", prompt.source,
-                            prompt.available, model.dir(), context));
+  if (options.tokens && *options.tokens > prompt.available) {
+    refuse_short(prompt, prompt.available);
   }
   const std::int64_t wanted = options.tokens.value_or(std::min(kDefaultTokens, context));
   prompt.ids.resize(static_cast<std::size_t>(std::min(wanted, prompt.available)));

@@ -30,14 +30,18 @@ double yarn_channel(const RopeConfig& c, double rotations) {
 }
 
 // What follows is float32 in the order of published implementations: at position 2000 the last bit of
-// a frequency is 1e-4 of an angle.
+// a frequency is 1e-4 of an angle. A number over a tensor is there its reciprocal times the number.
+
+float power(float base, float exponent) {
+  return static_cast<float>(std::pow(static_cast<double>(base), static_cast<double>(exponent)));
+}
 
 /// turns[i] = theta ^ (2i / dims): positions a radian, of channel pair i.
-std::vector<float> positions_per_radian(double theta, int dims) {
+std::vector<float> positions_per_radian(float theta, int dims) {
   std::vector<float> turns(static_cast<std::size_t>(dims) / 2);
   for (std::size_t i = 0; i < turns.size(); ++i) {
     const float exponent = static_cast<float>(2 * i) / static_cast<float>(dims);
-    turns[i] = static_cast<float>(std::pow(static_cast<double>(static_cast<float>(theta)), static_cast<double>(exponent)));
+    turns[i] = power(theta, exponent);
   }
   return turns;
 }
@@ -63,27 +67,28 @@ std::vector<float> yarn_frequencies(const RopeConfig& c, const std::vector<float
 }
 
 float llama3_frequency(const RopeConfig& c, float f) {
-  const auto context = static_cast<float>(c.original_context);
+  const auto context = static_cast<double>(c.original_context);
   const auto factor = static_cast<float>(c.factor);
-  const auto low = static_cast<float>(c.low_freq_factor), high = static_cast<float>(c.high_freq_factor);
-  const float wavelength = 2.0f * std::numbers::pi_v<float> / f;
-  if (wavelength < context / high) return f;
-  if (wavelength > context / low) return f / factor;
-  const float smooth = (context / wavelength - low) / (high - low);
+  const float wavelength = 1.0f / f * static_cast<float>(2.0 * std::numbers::pi);
+  if (wavelength < static_cast<float>(context / c.high_freq_factor)) return f;
+  if (wavelength > static_cast<float>(context / c.low_freq_factor)) return f / factor;
+  const float smooth = (1.0f / wavelength * static_cast<float>(context) - static_cast<float>(c.low_freq_factor)) /
+                       static_cast<float>(c.high_freq_factor - c.low_freq_factor);
   return (1.0f - smooth) * f / factor + smooth * f;
 }
 
-double dynamic_theta(const RopeConfig& c, std::int64_t tokens) {
-  const auto context = static_cast<double>(c.context);
-  const double length = std::max(static_cast<double>(tokens), context);
-  return c.theta * std::pow(c.factor * length / context - (c.factor - 1.0), c.dims / (c.dims - 2.0));
+float dynamic_theta(const RopeConfig& c, std::int64_t tokens) {
+  if (tokens <= c.context) return static_cast<float>(c.theta);
+  const float grown = static_cast<float>(c.factor) * static_cast<float>(tokens) / static_cast<float>(c.context) -
+                      static_cast<float>(c.factor - 1.0);
+  return static_cast<float>(c.theta) * static_cast<float>(std::pow(static_cast<double>(grown), c.dims / (c.dims - 2.0)));
 }
 
 }  // namespace
 
 std::vector<float> rope_frequencies(const RopeConfig& c, std::int64_t tokens, double& attention_factor) {
   attention_factor = 1.0;
-  const double theta = c.kind == RopeKind::kDynamic ? dynamic_theta(c, tokens) : c.theta;
+  const float theta = c.kind == RopeKind::kDynamic ? dynamic_theta(c, tokens) : static_cast<float>(c.theta);
   std::vector<float> turns = positions_per_radian(theta, c.dims);
   if (c.kind == RopeKind::kYarn) {
     attention_factor = yarn_attention_factor(c);

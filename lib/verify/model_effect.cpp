@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <limits>
 #include <filesystem>
 
 #include "lib/error.h"
+#include "lib/model/capture.h"
 #include "lib/model/generate.h"
 #include "lib/model/text_input.h"
 
@@ -20,19 +22,39 @@ constexpr std::int64_t kLogitTokens = 64;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-void check_predictions(const Model& model, const TextWindows& text, const EffectOptions& options) {
-  if (options.allow_random || text.predictions() >= options.min_predictions) return;
-  throw Error(fmt::format("{}: measurement invalid: {} has {} tokens, so {} predictions, and the reference perplexity needs {} "
-                          "or more; give more --tokens, or --allow-random to do without", model.dir(), text.source,
-                          text.tokens(), text.predictions(), options.min_predictions));
+ModelNumbers describe_run(const Model& model, const TextWindows& text, const EffectOptions& options) {
+  ModelNumbers numbers;
+  numbers.name = model_name(model);
+  numbers.family = model.config().model_type;
+  numbers.layers = static_cast<std::int64_t>(model.config().layers.size());
+  numbers.latent = model.config().mla.has_value() && options.mla_latent;
+  numbers.prompt = text.source;
+  numbers.tokens = text.tokens();
+  numbers.tokens_available = text.available;
+  numbers.windows = static_cast<std::int64_t>(text.ids.size());
+  numbers.window = text.window;
+  numbers.stride = text.stride();
+  numbers.predictions = text.predictions();
+  numbers.perplexity = std::numeric_limits<double>::quiet_NaN();
+  numbers.max_perplexity = options.max_perplexity;
+  return numbers;
 }
 
-void check_perplexity(const Model& model, const TextWindows& text, double found, const EffectOptions& options) {
-  if (options.allow_random || found <= options.max_perplexity) return;
-  throw Error(fmt::format("{}: measurement invalid: the reference perplexity on {} is {:.4g} over {} predictions, above {:g}: the "
-                          "weights or the tokenizer are broken, or the text is not what the model reads; --allow-random "
-                          "measures all the same", model.dir(), text.source, found, text.predictions(),
-                          options.max_perplexity));
+void check_predictions(const Model& model, const ModelNumbers& numbers, const EffectOptions& options) {
+  if (options.allow_random || numbers.predictions >= options.min_predictions) return;
+  const auto many = [](std::int64_t count, const char* what) { return fmt::format("{} {}{}", count, what, count == 1 ? "" : "s"); };
+  throw InvalidMeasurement(fmt::format("{}: measurement invalid: {} has {}, so {}, and the reference perplexity needs {} or more; "
+                                       "give more --tokens, or --allow-random to do without", model.dir(), numbers.prompt,
+                                       many(numbers.tokens, "token"), many(numbers.predictions, "prediction"),
+                                       options.min_predictions), numbers);
+}
+
+void check_perplexity(const Model& model, const ModelNumbers& numbers, const EffectOptions& options) {
+  if (options.allow_random || numbers.perplexity <= options.max_perplexity) return;
+  throw InvalidMeasurement(fmt::format("{}: measurement invalid: the reference perplexity on {} is {:.4g} over {} predictions, "
+                                       "above {:g}: the weights or the tokenizer are broken, or the text is not what the model "
+                                       "reads; --allow-random measures all the same", model.dir(), numbers.prompt,
+                                       numbers.perplexity, numbers.predictions, options.max_perplexity), numbers);
 }
 
 void check_greedy(const Model& model, const TextWindows& text, const EffectOptions& options) {
@@ -81,7 +103,8 @@ std::vector<TokenComparison> compare_window(const Model& model, const std::vecto
 ModelEffect::ModelEffect(const Model& model, TextWindows text, EffectOptions options)
     : model_(model), text_(std::move(text)), options_(std::move(options)) {
   if (text_.ids.empty()) check_tokens(model, {});
-  check_predictions(model, text_, options_);
+  numbers_ = describe_run(model, text_, options_);
+  check_predictions(model, numbers_, options_);
   if (options_.greedy > 0) check_greedy(model, text_, options_);
   const Clock::time_point start = Clock::now();
   std::vector<double> losses;
@@ -90,14 +113,15 @@ ModelEffect::ModelEffect(const Model& model, TextWindows text, EffectOptions opt
     const std::vector<double> found = token_losses(model, hidden_.back(), text_.ids[i], options_.threads);
     losses.insert(losses.end(), found.begin(), found.end());
   }
-  perplexity_ = tq::perplexity(losses);
-  check_perplexity(model, text_, perplexity_, options_);
+  numbers_.perplexity = tq::perplexity(losses);
+  check_perplexity(model, numbers_, options_);
+  numbers_.plausible = plausible();
   if (options_.greedy > 0) generated_ = generate_greedily(model, text_.ids.front(), options_.greedy, run_options({}));
   seconds_ = seconds_since(start);
 }
 
 bool ModelEffect::plausible() const {
-  return perplexity_ <= options_.max_perplexity && text_.predictions() >= options_.min_predictions;
+  return numbers_.perplexity <= options_.max_perplexity && text_.predictions() >= options_.min_predictions;
 }
 
 PrefillOptions ModelEffect::run_options(const LayerHook& hook) const {

@@ -9,10 +9,17 @@
 
 #include <vector>
 
+#include "lib/error.h"
 #include "lib/model/prompt.h"
 #include "lib/verify/report.h"
 
 namespace tq {
+
+/// "measurement invalid": the model was run, and what it made of the prompt says nothing.
+struct InvalidMeasurement : Error {
+  InvalidMeasurement(const std::string& what, const ModelNumbers& model_numbers) : Error(what), numbers(model_numbers) {}
+  ModelNumbers numbers;  ///< perplexity is NaN where it was not computed
+};
 
 struct EffectOptions {
   int threads = 1;
@@ -29,14 +36,16 @@ struct EffectOptions {
 /// beside a forward pass. One measure() at a time.
 class ModelEffect {
  public:
-  /// Runs the reference. The model must outlive this. Error: "measurement invalid" where its perplexity on the text is
+  /// Runs the reference. The model must outlive this. InvalidMeasurement where its perplexity on the text is
   /// above max_perplexity, or there are fewer than min_predictions, unless random weights are allowed; a greedy
   /// continuation that does not fit the context; those of prefill().
   ModelEffect(const Model& model, TextWindows text, EffectOptions options);
 
   const TextWindows& text() const { return text_; }
+  /// What was run, and how it reads: name, shape, windows, perplexity.
+  const ModelNumbers& reference() const { return numbers_; }
   /// Of the reference; NaN without predictions.
-  double perplexity() const { return perplexity_; }
+  double perplexity() const { return numbers_.perplexity; }
   /// Perplexity and predictions are within their limits.
   bool plausible() const;
   /// Of the reference pass, greedy tokens included.
@@ -60,7 +69,7 @@ class ModelEffect {
   EffectOptions options_;
   std::vector<std::vector<float>> hidden_;  // one a window
   std::vector<std::int32_t> generated_;
-  double perplexity_ = 0;
+  ModelNumbers numbers_;
   double seconds_ = 0;
 };
 

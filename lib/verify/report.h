@@ -168,6 +168,7 @@ struct ModelNumbers {
   std::int64_t windows = 0;      ///< pieces of the text, each read from position 0
   std::int64_t window = 0;       ///< tokens of one, at most
   std::int64_t stride = 0;       ///< tokens of text from one to the next; special tokens make up the rest
+  std::int64_t tokens_available = 0;  ///< of the text, before it was cut
   std::int64_t predictions = 0;
   double perplexity = 0;   ///< of the model itself, nothing compressed
   double max_perplexity = 0;

@@ -122,6 +122,7 @@ Json model_json(const std::optional<ModelNumbers>& m) {
           {"latent", m->latent},
           {"prompt", m->prompt},
           {"tokens", m->tokens},
+          {"tokens_available", m->tokens_available},
           {"windows", m->windows},
           {"window", m->window},
           {"stride", m->stride},
@@ -244,6 +245,18 @@ std::string format_report_json(const VerifyReport& report, int exit_code) {
   json["warnings"] = report.warnings;
   json["advice"] = report.advice;
   return json.dump(2, ' ', false, Json::error_handler_t::replace);  // paths need not be UTF-8
+}
+
+std::string format_error_json(const std::string& error, const ModelNumbers* numbers) {
+  Json json = {{"schema_version", kVerifySchemaVersion},
+               {"status", std::string(name_of(Verdict::kNotMeasured))},
+               {"exit_code", 3},
+               {"error", error}};
+  if (numbers != nullptr) {
+    json["perplexity"] = number(numbers->perplexity);
+    json["predictions"] = numbers->predictions;
+  }
+  return json.dump(2, ' ', false, Json::error_handler_t::replace);
 }
 
 }  // namespace tq

@@ -13,25 +13,6 @@
 namespace tq {
 namespace {
 
-ModelNumbers describe(const Model& model, const ModelEffect& effect, const VerifyModelOptions& options) {
-  const TextWindows& text = effect.text();
-  ModelNumbers numbers;
-  numbers.name = model_name(model);
-  numbers.family = model.config().model_type;
-  numbers.layers = static_cast<std::int64_t>(model.config().layers.size());
-  numbers.latent = model.config().mla.has_value() && options.effect.mla_latent;
-  numbers.prompt = text.source;
-  numbers.tokens = text.tokens();
-  numbers.windows = static_cast<std::int64_t>(text.ids.size());
-  numbers.window = text.window;
-  numbers.stride = text.stride();
-  numbers.predictions = text.predictions();
-  numbers.perplexity = effect.perplexity();
-  numbers.max_perplexity = options.effect.max_perplexity;
-  numbers.plausible = effect.plausible();
-  return numbers;
-}
-
 /// Of the tensors that the model has.
 std::uint64_t weight_bytes(const Model& model) {
   std::uint64_t bytes = 0;
@@ -121,6 +102,7 @@ std::uint64_t pass_bytes(const Model& model, const TextWindows& text, const Veri
 
 VerifyReport verify_model(const Model& model, const TextWindows& text, const VerifyModelOptions& options,
                           const Backend& backend) {
+  if (options.cache) check_cache(model.config(), options.effect.mla_latent);
   const OtherModel other(model, options.weights);
   ModelSource source(model.dir(), options.verify.measure.attention_queries);
   EffectOptions run = options.effect;
@@ -142,14 +124,15 @@ VerifyReport verify_model(const Model& model, const TextWindows& text, const Ver
   report.source_kind = "model";
   report.source_path = model.dir();
   report.effect = std::move(found);
-  report.model_numbers = describe(model, effect, options);
+  report.model_numbers = effect.reference();
   report.model = report.model_numbers->name;
   judge_output(report, controls, options.effect_gates);
   if (!effect.plausible()) {
-    report.warnings.push_back(fmt::format(
-        "--allow-random: the reference perplexity is {:.4g} over {} predictions (a measurement needs at most {:g} over {}): the "
-        "numbers say nothing of a trained model", effect.perplexity(), text.predictions(), run.max_perplexity,
-        run.min_predictions));
+    const std::string reference = text.predictions() == 0 ? "there are no predictions"
+                                                          : fmt::format("the reference perplexity is {:.4g} over {} predictions",
+                                                                        effect.perplexity(), text.predictions());
+    report.warnings.push_back(fmt::format("--allow-random: {} (a measurement needs at most {:g} over {}): the numbers say nothing of a "
+                                          "trained model", reference, run.max_perplexity, run.min_predictions));
   }
   return report;
 }

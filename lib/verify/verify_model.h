@@ -24,7 +24,7 @@ std::uint64_t pass_bytes(const Model& model, const TextWindows& text, const Veri
 /// Memory: keys and values of all layers in float32 in the first window, and the queries that attention is measured on;
 /// and as ModelEffect. Gates on the output are judged with their controls, one pass each: K and V at 1 bit (where the scheme
 /// has more), and the right codes read with the rotation of another seed, of the cache (zeros, where the rotation has no
-/// seed) and of the weights. Error: as ModelEffect, verify_source() and check_same_model(); `weights` that are not native
+/// seed) and of the weights. Error: as ModelEffect, check_cache(), verify_source() and check_same_model(); `weights` that are not native
 /// TQ3.
 VerifyReport verify_model(const Model& model, const TextWindows& text, const VerifyModelOptions& options,
                           const Backend& backend);

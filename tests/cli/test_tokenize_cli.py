@@ -37,6 +37,17 @@ class Tokenize(CliTest):
         self.assertEqual([line.split(maxsplit=1) for line in lines[1:]],
                          [[str(i), piece] for i, piece in zip(result["ids"], result["pieces"])])
 
+    def test_an_empty_value_after_an_equals_sign_is_empty(self):
+        wanted = self.json("tokenize", "--model", LLAMA3, "--text", "", "--json")
+        self.assertEqual(self.json("tokenize", "--model", LLAMA3, "--text=", "--json"), wanted)
+        self.assertEqual(self.json("tokenize", "--text=", f"--model={LLAMA3}", "--json"), wanted)
+        self.assertEqual(self.json("tokenize", "--model", LLAMA3, "--text=a=", "--json"),
+                         self.json("tokenize", "--model", LLAMA3, "--text", "a=", "--json"))
+        self.refused(COULD_NOT, "no such directory", "tokenize", "--model=", "--text", "a")
+        self.refused(COULD_NOT, ": ", "tokenize", "--model", LLAMA3, "--file=", "--json")
+        self.refused(USAGE, "--bits", "verify", "--synthetic", "--bits=", "--json")
+        self.refused(USAGE, "", "verify", "--synthetic", "--json=", "--quiet")
+
     def test_a_piece_is_one_line(self):
         lines = self.tq("tokenize", "--model", os.path.join(FOLDER, "gemma"), "--text", "a\n\nb").stdout.splitlines()
         self.assertEqual([line.split()[1] for line in lines[1:]], ["<s>", "a", "\\x0a\\x0a", "b"])

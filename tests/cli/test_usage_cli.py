@@ -193,6 +193,11 @@ class FullStdout(CliTest):
             with self.subTest(args=args), open("/dev/full", "wb") as full:
                 self.assertIn("stdout", self.tq(*args, code=COULD_NOT, stdout=full).stderr)
 
+    def test_a_closed_stdout_is_no_full_disk(self):
+        for args in (["codebook", "--dim", 8, "--bits", 3], ["--version"]):
+            self.assertEqual(self.tq(*args, code=COULD_NOT, stdout=None, preexec_fn=lambda: os.close(1)).stderr,
+                             "tq: cannot write to stdout\n")
+
     def test_messages_never_reach_stdout(self):
         dump = self.dump(layers=1, heads=1, tokens=4, dim=8)
         self.assertEqual(self.tq("pack-kv", dump, "-o", "x.tq3").stdout, "")

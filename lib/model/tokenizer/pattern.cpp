@@ -22,6 +22,7 @@ constexpr std::string_view kNotSpace =
     R"(\x{202a}-\x{202e}\x{2030}-\x{205e}\x{2060}-\x{2fff}\x{3001}-\x{10ffff})";
 constexpr std::string_view kWord =
     R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{24b6}-\x{24e9}\x{1f130}-\x{1f149}\x{1f150}-\x{1f169}\x{1f170}-\x{1f189})";
+constexpr std::string_view kLatinNumbers = R"(\x{b2}\x{b3}\x{b9}\x{bc}-\x{be})";  // word characters, but not in a set
 constexpr std::string_view kHex = "0-9A-Fa-f";
 
 bool is_ascii_alnum(char c) {
@@ -203,23 +204,24 @@ class Translator {
       out_ += text;
       at_ += 2;
     };
+    const std::string word = fmt::format("{}{}", kWord, kLatinNumbers);
     switch (in_[at_ + 1]) {
       case 's':
         return emit(fmt::format("[{}]", kSpace));
       case 'S':
         return emit(fmt::format("[^{}]", kSpace));
       case 'w':
-        return emit(fmt::format("[{}]", kWord));
+        return emit(fmt::format("[{}]", word));
       case 'W':
-        return emit(fmt::format("[^{}]", kWord));
+        return emit(fmt::format("[^{}]", word));
       case 'h':
         return emit(fmt::format("[{}]", kHex));
       case 'H':
         return emit(fmt::format("[^{}]", kHex));
       case 'b':
-        return emit(fmt::format("(?:(?<=[{0}])(?![{0}])|(?<![{0}])(?=[{0}]))", kWord));
+        return emit(fmt::format("(?:(?<=[{0}])(?![{0}])|(?<![{0}])(?=[{0}]))", word));
       case 'B':
-        return emit(fmt::format("(?:(?<=[{0}])(?=[{0}])|(?<![{0}])(?![{0}]))", kWord));
+        return emit(fmt::format("(?:(?<=[{0}])(?=[{0}])|(?<![{0}])(?![{0}]))", word));
       case 'A':
       case 'z':
       case 'Z':

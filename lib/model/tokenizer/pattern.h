@@ -11,7 +11,7 @@ namespace tq::text {
 /// `pattern` (Oniguruma's own syntax, UTF-8) as a PCRE2 pattern for the options UTF, UCP and
 /// MULTILINE with LF as the only newline. What differs, and is rewritten:
 ///  * \s is White_Space: PCRE2's also has U+180E. \w is Alphabetic, M*, Nd, Pc: PCRE2's has N* and
-///  lacks some of M*.
+///  lacks some of M*. Outside a set it has U+00B2, U+00B3, U+00B9 and U+00BC to U+00BE as well.
 ///    \h is a hexadecimal digit, \v is U+000B, \b is the edge of the \w above, \uHHHH is a code
 ///    point.
 ///  * {n,m}+ repeats the interval (it is not possessive), {n}? makes it optional, {,m} begins at 0,
