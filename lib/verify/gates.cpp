@@ -155,7 +155,7 @@ std::vector<GateReport> judge(const std::vector<LayerReport>& layers, const Gate
   const auto add = [&](const Quantity& quantity, std::optional<double> limit) {
     if (limit) gates.push_back(judge_one(layers, quantity, *limit));
   };
-  const bool has_sketch = !layers.empty() && std::isfinite(layers.front().all.k.qjl_slope);
+  const bool has_sketch = std::any_of(layers.begin(), layers.end(), [](const LayerReport& layer) { return std::isfinite(layer.all.k.qjl_slope); });
   const Quantity cosine =
       codec_quantity("threshold", true, [](const PartNumbers& n) { return n.cosine_flattened; },
                      [](const ControlNumbers& c, const PartNumbers&) { return c.cosine_flattened; });
