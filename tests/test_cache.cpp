@@ -284,6 +284,7 @@ TEST_CASE("exact tokens are the source, bit for bit, in its own type; the others
         for (std::int64_t t = 0; t < tokens; ++t) {
           const auto row = static_cast<std::ptrdiff_t>(t * 24);
           const bool exact = t < 3 || t >= tokens - 5;
+          if (tokens == 9 && !exact) continue;  // one coded token is its own mean
           CHECK(std::equal(x.begin() + row, x.begin() + row + 24, x_hat.begin() + row) == exact);
         }
       }
@@ -322,8 +323,9 @@ TEST_CASE("what cannot be coded is an error that names token and channel") {
   const auto contains = [](const std::string& text, const char* part) { return text.find(part) != text.npos; };
   x[9 * 16 + 2] = 70000;
   CHECK(refusal(with_exact(plain_scheme(default_scheme(3, 16)), 0, 2, DType::kF16), x).starts_with("x, token 9, channel 2: the value overflows F16"));
-  CHECK(refusal(with_exact(plain_scheme(default_scheme(3, 16)), 9, 0, DType::kF16), x).empty());
-  CHECK(contains(refusal(group_scheme(3, 16, 8), x), "x, token 9: "));
+  CHECK(refusal(with_exact(plain_scheme(default_scheme(3, 16)), 9, 0, DType::kF16), x) == "no error");
+  x[9 * 16 + 2] = 1e6f;
+  CHECK(contains(refusal(group_scheme(3, 16, 8), x), "x, token 9: the minimum or the step of a group overflows F16"));
   x[9 * 16 + 2] = 3.4e38f;  // above the largest BF16, below the largest float
   CHECK(refusal(exact_scheme(16, DType::kBf16), x).starts_with("x, token 9, channel 2: the value overflows BF16"));
   CHECK(refusal(centered(plain_scheme(default_scheme(3, 16))), std::vector<float>(16, 3.4e38f)).starts_with("x, channel 0: the mean"));

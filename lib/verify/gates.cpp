@@ -171,9 +171,12 @@ std::vector<GateReport> judge(const std::vector<LayerReport>& layers, const Gate
   } else {
     add_cosine("threshold", "kv");
   }
-  add(fixed_quantity("codebook-bound",
-                     [](const PartNumbers& n) { return std::isnan(n.codebook_bound) ? std::nullopt : std::optional(n.codebook_bound); }),
-      1.0);
+  const auto has_codebook = [](const LayerReport& layer) { return !std::isnan(layer.all.k.codebook_bound) || !std::isnan(layer.all.v.codebook_bound); };
+  if (layers.empty() || std::any_of(layers.begin(), layers.end(), has_codebook)) {
+    add(fixed_quantity("codebook-bound",
+                       [](const PartNumbers& n) { return std::isnan(n.codebook_bound) ? std::nullopt : std::optional(n.codebook_bound); }),
+        1.0);
+  }
   if (has_sketch) {
     add({"qjl-slope", false, "k", slope_error}, kLargestSlopeError);
   }

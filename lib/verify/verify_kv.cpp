@@ -83,7 +83,7 @@ void advise_on_keys(VerifyReport& report) {
   for (const Place& place : places) {
     const KeyRemedies& r = place.health->remedies;
     report.advice.push_back(fmt::format(
-        "layer {}, head {}: the error energy of K would be {:.2f} of what it is with the mean over tokens subtracted, {:.2f} "
+        "layer {}, head {}: the error energy of K would be {:.2f} of what it is with the mean over tokens subtracted (--k-center), {:.2f} "
         "with its {} loudest channels kept, {:.2f} with one bit more", place.layer, place.head, r.center, r.channels,
         r.kept_channels, r.one_bit));
   }
