@@ -1,4 +1,5 @@
-// Caches with remedies: means, outlier channels, groups, exact tokens. What is promised of a coded head, and of its bytes.
+// Caches with remedies: means, outlier channels, groups, exact tokens. What is promised of a coded
+// head, and of its bytes.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -18,7 +19,8 @@ namespace {
 using test::error_of;
 
 /// Rows of `dim` Gaussian values, the channels 3, 3 + stride .. `gain` times louder.
-std::vector<float> loud_rows(std::uint32_t seed, std::int64_t tokens, int dim, int stride, float gain) {
+std::vector<float> loud_rows(std::uint32_t seed, std::int64_t tokens, int dim, int stride,
+                             float gain) {
   std::vector<float> x = test::gaussian_rows(seed, tokens, dim);
   for (std::size_t i = 0; i < x.size(); ++i) {
     if (static_cast<int>(i % static_cast<std::size_t>(dim)) % stride == 3) x[i] *= gain;
@@ -57,7 +59,8 @@ CacheScheme with_f16_norms(CacheScheme scheme) {
   return scheme;
 }
 
-/// Every remedy alone, and together where they go together; dims that are powers of two, of each other kind, and odd.
+/// Every remedy alone, and together where they go together; dims that are powers of two, of each
+/// other kind, and odd.
 std::vector<CacheScheme> all_schemes() {
   return {plain_scheme(default_scheme(3, 64)),
           centered(plain_scheme(default_scheme(5, 13))),
@@ -83,7 +86,8 @@ struct Trip {
   std::vector<float> rows;
 };
 
-Trip round_trip(const CacheScheme& scheme, const std::vector<float>& x, const char* target = "scalar") {
+Trip round_trip(const CacheScheme& scheme, const std::vector<float>& x,
+                const char* target = "scalar") {
   const CacheCodec codec(scheme);
   const auto backend = make_cpu_backend(target);
   Trip trip{encode_head(*backend, codec, x, "x"), {}};
@@ -93,7 +97,9 @@ Trip round_trip(const CacheScheme& scheme, const std::vector<float>& x, const ch
 
 double error_energy(const std::vector<float>& x, const std::vector<float>& y) {
   return std::inner_product(x.begin(), x.end(), y.begin(), 0.0, std::plus<>(),
-                            [](float a, float b) { return std::pow(static_cast<double>(a) - static_cast<double>(b), 2); });
+                            [](float a, float b) {
+                              return std::pow(static_cast<double>(a) - static_cast<double>(b), 2);
+                            });
 }
 
 std::vector<float> round_to(const std::vector<float>& x, DType dtype) {
@@ -110,25 +116,64 @@ TEST_CASE("the text of every scheme is read back as that scheme") {
     CHECK(parse_cache_scheme(text_of(scheme), "t") == scheme);
   }
   CHECK(text_of(with_exact(centered(with_outliers(128, 2, 32, 3)), 4, 128)) ==
-        "tq/1 bits=2 dim=96 rotation=rht2 seed=42 codebook=beta-d96-b2 norm=raw norm_dtype=F32 qjl=none center=mean "
+        "tq/1 bits=2 dim=96 rotation=rht2 seed=42 codebook=beta-d96-b2 norm=raw norm_dtype=F32 "
+        "qjl=none center=mean "
         "outliers=32:3:beta-d32-b3 exact=4+128:BF16");
-  CHECK(text_of(with_exact(group_scheme(2, 128, 32), 0, 128)) == "group/1 bits=2 dim=128 group=32 exact=0+128:BF16");
+  CHECK(text_of(with_exact(group_scheme(2, 128, 32), 0, 128)) ==
+        "group/1 bits=2 dim=128 group=32 exact=0+128:BF16");
   CHECK(text_of(exact_scheme(128, DType::kF16)) == "exact/1 dim=128 dtype=F16");
 }
 
-TEST_CASE("a text with anything unknown, out of range or out of place is refused, and the message says where it stands") {
+TEST_CASE(
+    "a text with anything unknown, out of range or out of place is refused, and the message says "
+    "where it stands") {
   const std::string rows = format_scheme(default_scheme(2, 96));
   const std::string sketched = format_scheme(with_sketch(plain_scheme(default_scheme(2, 96))).rows);
-  const std::vector<std::string> refused = {
-      "", " ", "tq/2", rows + " ", rows + " center", rows + " center=", rows + " center=max", rows + " center=mean center=mean",
-      rows + " exact=1+1:BF16 center=mean", rows + " outliers=8:3:b center=mean", rows + " outliers=7:3:b", rows + " outliers=8:9:b",
-      rows + " outliers=8:0:b", rows + " outliers=8:3:", rows + " outliers=8:3", rows + " outliers=+8:3:b", rows + " outliers=08:3:b",
-      rows + " outliers=929:3:b", rows + " outliers=99999999999999999999:3:b", sketched + " outliers=8:3:b", rows + " exact=0+0:BF16",
-      rows + " exact=1:BF16", rows + " exact=1+1", rows + " exact=1+1:F32", rows + " exact=-1+1:BF16", rows + " exact=1+1048577:BF16",
-      rows + " exact=01+1:BF16", rows + "  center=mean", rows + " trellis=1", "group/1", "group/1 bits=2 dim=64",
-      "group/1 bits=2 dim=64 group=24", "group/1 bits=2 dim=64 group=4", "group/1 bits=2 dim=64 group=128", "group/1 bits=9 dim=64 group=32",
-      "group/1 dim=64 bits=2 group=32", "group/1 bits=2 dim=64 group=32 center=mean", "group/1 bits=2 dim=4 group=4", "group/2 bits=2 dim=64 group=32",
-      "exact/1", "exact/1 dim=64", "exact/1 dim=64 dtype=F32", "exact/1 dim=1025 dtype=F16", "exact/1 dim=64 dtype=F16 exact=1+1:F16", "exact/2 dim=64 dtype=F16"};
+  const std::vector<std::string> refused = {"",
+                                            " ",
+                                            "tq/2",
+                                            rows + " ",
+                                            rows + " center",
+                                            rows + " center=",
+                                            rows + " center=max",
+                                            rows + " center=mean center=mean",
+                                            rows + " exact=1+1:BF16 center=mean",
+                                            rows + " outliers=8:3:b center=mean",
+                                            rows + " outliers=7:3:b",
+                                            rows + " outliers=8:9:b",
+                                            rows + " outliers=8:0:b",
+                                            rows + " outliers=8:3:",
+                                            rows + " outliers=8:3",
+                                            rows + " outliers=+8:3:b",
+                                            rows + " outliers=08:3:b",
+                                            rows + " outliers=929:3:b",
+                                            rows + " outliers=99999999999999999999:3:b",
+                                            sketched + " outliers=8:3:b",
+                                            rows + " exact=0+0:BF16",
+                                            rows + " exact=1:BF16",
+                                            rows + " exact=1+1",
+                                            rows + " exact=1+1:F32",
+                                            rows + " exact=-1+1:BF16",
+                                            rows + " exact=1+1048577:BF16",
+                                            rows + " exact=01+1:BF16",
+                                            rows + "  center=mean",
+                                            rows + " trellis=1",
+                                            "group/1",
+                                            "group/1 bits=2 dim=64",
+                                            "group/1 bits=2 dim=64 group=24",
+                                            "group/1 bits=2 dim=64 group=4",
+                                            "group/1 bits=2 dim=64 group=128",
+                                            "group/1 bits=9 dim=64 group=32",
+                                            "group/1 dim=64 bits=2 group=32",
+                                            "group/1 bits=2 dim=64 group=32 center=mean",
+                                            "group/1 bits=2 dim=4 group=4",
+                                            "group/2 bits=2 dim=64 group=32",
+                                            "exact/1",
+                                            "exact/1 dim=64",
+                                            "exact/1 dim=64 dtype=F32",
+                                            "exact/1 dim=1025 dtype=F16",
+                                            "exact/1 dim=64 dtype=F16 exact=1+1:F16",
+                                            "exact/2 dim=64 dtype=F16"};
   for (const std::string& text : refused) {
     CAPTURE(text);
     const std::string message = error_of([&] { parse_cache_scheme(text, "file: k.0"); });
@@ -157,10 +202,12 @@ TEST_CASE("bytes: what is predicted is what is written, and what is written is r
       }
       CHECK(scheme.bytes(1, tokens) == bytes);
       CHECK(scheme.bytes(3, tokens) == 3 * bytes);
-      CHECK(make_cache_method(std::make_shared<CacheCodec>(codec), *backend)->bytes(3, tokens) == 3 * bytes);
+      CHECK(make_cache_method(std::make_shared<CacheCodec>(codec), *backend)->bytes(3, tokens) ==
+            3 * bytes);
       const CodedHead read = from_streams(scheme, tokens, streams, "t");
       CHECK(to_streams(scheme, read) == streams);
-      CHECK(decode_head(*backend, codec, read, Decode::kInnerProduct) == decode_head(*backend, codec, coded, Decode::kInnerProduct));
+      CHECK(decode_head(*backend, codec, read, Decode::kInnerProduct) ==
+            decode_head(*backend, codec, coded, Decode::kInnerProduct));
     }
   }
 }
@@ -171,51 +218,9 @@ TEST_CASE("true averages: 32 of 128 channels at 3 bits and the others at 2 are 2
   CHECK(with_sketch(plain_scheme(default_scheme(3, 64))).average_bits() == 4);
   CHECK(group_scheme(2, 64, 32).row_bytes() == 16 + 2 * 4);
   CHECK(exact_scheme(64, DType::kF16).average_bits() == 16);
-  CHECK(with_exact(plain_scheme(default_scheme(4, 64)), 2, 6).value_bits(3, 16) == 3 * 64 * (8 * 4 + 8 * 16));
+  CHECK(with_exact(plain_scheme(default_scheme(4, 64)), 2, 6).value_bits(3, 16) ==
+        3 * 64 * (8 * 4 + 8 * 16));
   CHECK(with_exact(plain_scheme(default_scheme(4, 64)), 2, 6).value_bits(1, 5) == 64 * 5 * 16);
-}
-
-TEST_CASE("groups: minimum and step in F16, codes the nearest, as plain double arithmetic has them") {
-  for (const GroupShape shape : {GroupShape{64, 32, 2}, GroupShape{27, 9, 3}, GroupShape{40, 8, 8}, GroupShape{24, 24, 1}}) {
-    CAPTURE(shape.bits);
-    const std::int64_t tokens = 50;
-    std::vector<float> x = loud_rows(11, tokens, shape.dim, 5, 30);
-    GroupRows coded;
-    REQUIRE(encode_groups(shape, x, coded) == -1);
-    std::vector<float> x_hat(x.size());
-    decode_groups(shape, coded, x_hat);
-    const auto group = static_cast<std::size_t>(shape.group);
-    for (std::size_t first = 0; first < x.size(); first += group) {  // groups divide rows, so they follow each other
-      const auto [low, high] = std::minmax_element(x.begin() + static_cast<std::ptrdiff_t>(first), x.begin() + static_cast<std::ptrdiff_t>(first + group));
-      const double steps = std::exp2(shape.bits) - 1;
-      const float minimum = round_to({*low}, DType::kF16).front();
-      const float step = round_to({static_cast<float>((static_cast<double>(*high) - static_cast<double>(*low)) / steps)}, DType::kF16).front();
-      for (std::size_t i = first; i < first + group; ++i) {
-        const double place = (static_cast<double>(x[i]) - static_cast<double>(minimum)) / static_cast<double>(step);
-        const double code = std::clamp(std::nearbyint(place), 0.0, steps);
-        const double expected = static_cast<double>(minimum) + code * static_cast<double>(step);
-        const bool tie = std::abs(std::abs(place - std::floor(place)) - 0.5) < 1e-4;
-        const double room = tie ? static_cast<double>(step) * 1.001 : 1e-6 * (std::abs(expected) + static_cast<double>(step) * steps);
-        REQUIRE(std::abs(static_cast<double>(x_hat[i]) - expected) <= room);
-      }
-    }
-  }
-}
-
-TEST_CASE("groups: constant rows and both zeros are exact, and no step is negative") {
-  const GroupShape shape{16, 8, 2};
-  std::vector<float> x(32, 0.0f);
-  for (std::size_t i = 16; i < 32; ++i) x[i] = -2.5f;
-  x[7] = x[8] = -0.0f;  // 0 .. -0 in the first group, -0 .. 0 in the second
-  GroupRows coded;
-  REQUIRE(encode_groups(shape, x, coded) == -1);
-  CHECK(coded.steps == std::vector<std::uint16_t>(4, 0));
-  std::vector<float> x_hat(x.size(), 9.0f);
-  decode_groups(shape, coded, x_hat);
-  CHECK(x_hat == x);
-  const CacheScheme scheme = group_scheme(2, 16, 8);
-  const Trip trip = round_trip(scheme, x);
-  CHECK_NOTHROW(from_streams(scheme, 2, to_streams(scheme, trip.coded), "t"));
 }
 
 TEST_CASE("center: a constant added to all keys costs nothing with it, and much without") {
@@ -228,13 +233,16 @@ TEST_CASE("center: a constant added to all keys costs nothing with it, and much 
   const CacheScheme plain = plain_scheme(default_scheme(3, kDim));
   const double without_shift = error_energy(x, round_trip(centered(plain), x).rows);
   const double with_shift = error_energy(shifted, round_trip(centered(plain), shifted).rows);
-  CHECK(with_shift / without_shift == doctest::Approx(1).epsilon(0.03));  // the mean is kept in BF16
+  CHECK(with_shift / without_shift ==
+        doctest::Approx(1).epsilon(0.03));  // the mean is kept in BF16
   CHECK(error_energy(shifted, round_trip(plain, shifted).rows) > 50 * with_shift);
   const CodedHead coded = round_trip(centered(plain), shifted).coded;
-  CHECK(with_shift / expected_error(CacheCodec(centered(plain)), coded, shifted) == doctest::Approx(1).epsilon(0.02));
+  CHECK(with_shift / expected_error(CacheCodec(centered(plain)), coded, shifted) ==
+        doctest::Approx(1).epsilon(0.02));
   for (std::size_t i = 0; i < kDim; ++i) {
     double mean = 0;
-    for (std::size_t t = 0; t < static_cast<std::size_t>(tokens); ++t) mean += static_cast<double>(shifted[t * kDim + i]) / 500;
+    for (std::size_t t = 0; t < static_cast<std::size_t>(tokens); ++t)
+      mean += static_cast<double>(shifted[t * kDim + i]) / 500;
     CHECK(coded.center[i] == [&] {
       const auto rounded = static_cast<float>(mean);
       std::uint16_t half = 0;
@@ -244,19 +252,25 @@ TEST_CASE("center: a constant added to all keys costs nothing with it, and much 
   }
 }
 
-TEST_CASE("outliers: the loud channels are found, and the error is what theory expects of the two instances") {
-  for (const auto& [dim, channels, bits, outlier_bits] : {std::tuple{128, 16, 2, 4}, {96, 12, 3, 5}, {45, 9, 2, 3}}) {
+TEST_CASE(
+    "outliers: the loud channels are found, and the error is what theory expects of the two "
+    "instances") {
+  for (const auto& [dim, channels, bits, outlier_bits] :
+       {std::tuple{128, 16, 2, 4}, {96, 12, 3, 5}, {45, 9, 2, 3}}) {
     const CacheScheme scheme = with_outliers(dim, bits, channels, outlier_bits);
     CAPTURE(text_of(scheme));
     const std::int64_t tokens = test::reduced(1500, 800);
     const std::vector<float> x = loud_rows(31, tokens, dim, dim / channels, 10);
     const Trip trip = round_trip(scheme, x);
     std::vector<std::uint16_t> loud(static_cast<std::size_t>(channels));
-    for (std::size_t i = 0; i < loud.size(); ++i) loud[i] = static_cast<std::uint16_t>(3 + i * static_cast<std::size_t>(dim / channels));
+    for (std::size_t i = 0; i < loud.size(); ++i)
+      loud[i] = static_cast<std::uint16_t>(3 + i * static_cast<std::size_t>(dim / channels));
     CHECK(trip.coded.channels == loud);
     const double error = error_energy(x, trip.rows);
-    CHECK(error / expected_error(CacheCodec(scheme), trip.coded, x) == doctest::Approx(1).epsilon(0.03));
-    const double plain = error_energy(x, round_trip(plain_scheme(default_scheme(bits, dim)), x).rows);
+    CHECK(error / expected_error(CacheCodec(scheme), trip.coded, x) ==
+          doctest::Approx(1).epsilon(0.03));
+    const double plain =
+        error_energy(x, round_trip(plain_scheme(default_scheme(bits, dim)), x).rows);
     CHECK(plain > 2 * error);
     if (dim == 45) continue;
     CHECK(plain > 6 * error);  // 2 bits more where the energy is
@@ -313,22 +327,31 @@ TEST_CASE("what cannot be coded is an error that names token and channel") {
     return error_of([&] { round_trip(scheme, x); });
   };
   std::vector<float> x = test::gaussian_rows(61, 10, 16);
-  for (const CacheScheme& scheme : {centered(plain_scheme(default_scheme(3, 16))), group_scheme(3, 16, 8), exact_scheme(16, DType::kBf16)}) {
-    for (const float bad : {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
+  for (const CacheScheme& scheme : {centered(plain_scheme(default_scheme(3, 16))),
+                                    group_scheme(3, 16, 8), exact_scheme(16, DType::kBf16)}) {
+    for (const float bad :
+         {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
       std::vector<float> broken = x;
       broken[5 * 16 + 9] = bad;
       CHECK(refusal(scheme, broken).starts_with("x, token 5, channel 9: the value is "));
     }
   }
-  const auto contains = [](const std::string& text, const char* part) { return text.find(part) != text.npos; };
+  const auto contains = [](const std::string& text, const char* part) {
+    return text.find(part) != text.npos;
+  };
   x[9 * 16 + 2] = 70000;
-  CHECK(refusal(with_exact(plain_scheme(default_scheme(3, 16)), 0, 2, DType::kF16), x).starts_with("x, token 9, channel 2: the value overflows F16"));
-  CHECK(refusal(with_exact(plain_scheme(default_scheme(3, 16)), 9, 0, DType::kF16), x) == "no error");
+  CHECK(refusal(with_exact(plain_scheme(default_scheme(3, 16)), 0, 2, DType::kF16), x)
+            .starts_with("x, token 9, channel 2: the value overflows F16"));
+  CHECK(refusal(with_exact(plain_scheme(default_scheme(3, 16)), 9, 0, DType::kF16), x) ==
+        "no error");
   x[9 * 16 + 2] = 1e6f;
-  CHECK(contains(refusal(group_scheme(3, 16, 8), x), "x, token 9: the minimum or the step of a group overflows F16"));
+  CHECK(contains(refusal(group_scheme(3, 16, 8), x),
+                 "x, token 9: the minimum or the step of a group overflows F16"));
   x[9 * 16 + 2] = 3.4e38f;  // above the largest BF16, below the largest float
-  CHECK(refusal(exact_scheme(16, DType::kBf16), x).starts_with("x, token 9, channel 2: the value overflows BF16"));
-  CHECK(refusal(centered(plain_scheme(default_scheme(3, 16))), std::vector<float>(16, 3.4e38f)).starts_with("x, channel 0: the mean"));
+  CHECK(refusal(exact_scheme(16, DType::kBf16), x)
+            .starts_with("x, token 9, channel 2: the value overflows BF16"));
+  CHECK(refusal(centered(plain_scheme(default_scheme(3, 16))), std::vector<float>(16, 3.4e38f))
+            .starts_with("x, channel 0: the mean"));
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// What a user asks of a cache, and the scheme of each head that follows; scheme files; and that pack_kv() writes to the byte
-// what plan_kv() predicts of every remedy.
+// What a user asks of a cache, and the scheme of each head that follows; scheme files; and that
+// pack_kv() writes to the byte what plan_kv() predicts of every remedy.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -21,8 +21,9 @@ using test::Scratch;
 
 /// Three layers: 3 heads of 20 tokens at dims 24 and 40, 1 head of 5 tokens, 2 heads of 1 token.
 std::string write_dump(const Scratch& dir, DType dtype) {
-  const std::vector<TensorSpec> specs = {{"k.0", dtype, {3, 20, 24}}, {"v.0", dtype, {3, 20, 40}}, {"k.1", dtype, {1, 5, 33}},
-                                         {"v.1", dtype, {1, 5, 24}},  {"k.4", dtype, {2, 1, 24}},  {"v.4", dtype, {2, 1, 24}}};
+  const std::vector<TensorSpec> specs = {{"k.0", dtype, {3, 20, 24}}, {"v.0", dtype, {3, 20, 40}},
+                                         {"k.1", dtype, {1, 5, 33}},  {"v.1", dtype, {1, 5, 24}},
+                                         {"k.4", dtype, {2, 1, 24}},  {"v.4", dtype, {2, 1, 24}}};
   SafetensorsWriter writer(specs, {});
   const std::string path = dir / "dump.safetensors";
   writer.create(path, true);
@@ -67,7 +68,9 @@ std::vector<KvSchemeOptions> remedies() {
   return all;
 }
 
-TEST_CASE("bytes predicted are bytes written, whatever the remedy, the type of the source and the threads") {
+TEST_CASE(
+    "bytes predicted are bytes written, whatever the remedy, the type of the source and the "
+    "threads") {
   const Scratch dir;
   for (const DType dtype : {DType::kF32, DType::kF16, DType::kBf16}) {
     const KvDump dump = KvDump::open(write_dump(dir, dtype));
@@ -77,7 +80,8 @@ TEST_CASE("bytes predicted are bytes written, whatever the remedy, the type of t
       const KvPlan plan = plan_kv(dump, all[i]);
       std::string first;
       for (const int threads : {1, 2, 7}) {
-        pack_kv(dump, plan, *make_cpu_backend(), dir / "out.tq3", {.threads = threads, .overwrite = true, .progress = {}});
+        pack_kv(dump, plan, *make_cpu_backend(), dir / "out.tq3",
+                {.threads = threads, .overwrite = true, .progress = {}});
         const std::string bytes = get_file(dir / "out.tq3");
         CHECK(bytes.size() == plan.total_bytes);
         if (first.empty()) first = bytes;
@@ -89,21 +93,26 @@ TEST_CASE("bytes predicted are bytes written, whatever the remedy, the type of t
       double values = 0;
       for (const PackedLayer& layer : file.layers()) {
         for (const PackedTensor* tensor : {&layer.k, &layer.v}) {
-          for (const PackedHeads& part : tensor->parts) CHECK(part.bytes() == part.scheme.bytes(part.heads, part.tokens));
+          for (const PackedHeads& part : tensor->parts)
+            CHECK(part.bytes() == part.scheme.bytes(part.heads, part.tokens));
           if (tensor == &layer.v) continue;
-          for (const PackedHeads& part : tensor->parts) bits += part.scheme.value_bits(part.heads, part.tokens);
+          for (const PackedHeads& part : tensor->parts)
+            bits += part.scheme.value_bits(part.heads, part.tokens);
           values += static_cast<double>(tensor->rows() * tensor->dim);
         }
       }
       CHECK(plan.k_bits == doctest::Approx(bits / values));
-      unpack_kv(file, std::nullopt, *make_cpu_backend(), dir / "back", {.threads = 3, .overwrite = true, .progress = {}});
+      unpack_kv(file, std::nullopt, *make_cpu_backend(), dir / "back",
+                {.threads = 3, .overwrite = true, .progress = {}});
       CHECK(KvDump::open(dir / "back").layers().size() == 3);
     }
   }
 }
 
-CacheScheme keys_of(const KvSchemeOptions& options, int layer, std::int64_t head = 0, DType source = DType::kBf16) {
-  return options.scheme_of(KvPart::kKeys, {layer, static_cast<std::size_t>(layer), 6}, head, 64, source);
+CacheScheme keys_of(const KvSchemeOptions& options, int layer, std::int64_t head = 0,
+                    DType source = DType::kBf16) {
+  return options.scheme_of(KvPart::kKeys, {layer, static_cast<std::size_t>(layer), 6}, head, 64,
+                           source);
 }
 
 TEST_CASE("the scheme file wins over the boundary, the boundary over the bits") {
@@ -125,7 +134,9 @@ TEST_CASE("the scheme file wins over the boundary, the boundary over the bits") 
   CHECK(keys_of(options, 3).rows.bits == 8);
 }
 
-TEST_CASE("layers with bits of their own have no outlier channels; groups are of V alone, means of K alone") {
+TEST_CASE(
+    "layers with bits of their own have no outlier channels; groups are of V alone, means of K "
+    "alone") {
   KvSchemeOptions options;
   options.outlier_channels = 16;
   options.outlier_bits = 6;
@@ -139,9 +150,13 @@ TEST_CASE("layers with bits of their own have no outlier channels; groups are of
   const CacheScheme values = options.scheme_of(KvPart::kValues, {0, 0, 6}, 0, 64, DType::kBf16);
   CHECK(values.kind == CacheKind::kGroup);
   CHECK_FALSE(values.center);
-  const std::string message = error_of([&] { options.scheme_of(KvPart::kValues, {3, 3, 6}, 0, 72, DType::kBf16); });
+  const std::string message = error_of([&] {
+    options.scheme_of(KvPart::kValues, {3, 3, 6}, 0, 72, DType::kBf16);
+  });
   CHECK(message.find("layer 3: --group-values 32 does not divide the 72 channels") != message.npos);
-  const std::string narrow = error_of([&] { options.scheme_of(KvPart::kKeys, {3, 3, 6}, 0, 20, DType::kBf16); });
+  const std::string narrow = error_of([&] {
+    options.scheme_of(KvPart::kKeys, {3, 3, 6}, 0, 20, DType::kBf16);
+  });
   CHECK(narrow.find("layer 3: --outlier-channels 16 leaves 4 of 20") != narrow.npos);
 }
 
@@ -184,14 +199,41 @@ TEST_CASE("a scheme file with anything else in it is refused, in one line that n
   const Scratch dir;
   const std::string deep = std::string(200000, '[') + std::string(200000, ']');
   const std::vector<std::string> refused = {
-      "", "[]", "null", "{", "{\"layers\": {}}", "{\"layers\": null}", "{\"layers\": [], \"layers\": []}", "{\"k_bit\": 3}",
-      "{\"k_bits\": 0}", "{\"k_bits\": 9}", "{\"k_bits\": 17}", "{\"k_bits\": -1}", "{\"k_bits\": 3.0}", "{\"k_bits\": \"3\"}",
-      "{\"k_bits\": null}", "{\"k_bits\": [3]}", "{\"k_bits\": 18446744073709551615}", "{\"k_bits\": " + deep + "}", deep,
-      "{\"k_bits\": \"" + std::string(100000, 'x') + "\\n\"}", "{\"layers\": [3]}", "{\"layers\": [{}]}", "{\"layers\": [{\"layer\": 0}]}",
-      "{\"layers\": [{\"k\": 3}]}", "{\"layers\": [{\"layer\": -1, \"k\": 3}]}", "{\"layers\": [{\"layer\": 2147483648, \"k\": 3}]}",
-      "{\"layers\": [{\"layer\": 0.5, \"k\": 3}]}", "{\"layers\": [{\"layer\": 0, \"q\": 3}]}", "{\"layers\": [{\"layer\": 0, \"k\": []}]}",
-      "{\"layers\": [{\"layer\": 0, \"k\": [[3]]}]}", "{\"layers\": [{\"layer\": 0, \"k\": [3, null]}]}", "{\"layers\": [{\"layer\": 0, \"k\": 3, \"k\": 4}]}",
-      "{\"layers\": [{\"layer\": 0, \"k\": {}}]}", "{\"layers\": [{\"layer\": 0, \"k\": 3}, {\"layer\": 0, \"v\": 3}]}", "{\"\xff\": 1}"};
+      "",
+      "[]",
+      "null",
+      "{",
+      "{\"layers\": {}}",
+      "{\"layers\": null}",
+      "{\"layers\": [], \"layers\": []}",
+      "{\"k_bit\": 3}",
+      "{\"k_bits\": 0}",
+      "{\"k_bits\": 9}",
+      "{\"k_bits\": 17}",
+      "{\"k_bits\": -1}",
+      "{\"k_bits\": 3.0}",
+      "{\"k_bits\": \"3\"}",
+      "{\"k_bits\": null}",
+      "{\"k_bits\": [3]}",
+      "{\"k_bits\": 18446744073709551615}",
+      "{\"k_bits\": " + deep + "}",
+      deep,
+      "{\"k_bits\": \"" + std::string(100000, 'x') + "\\n\"}",
+      "{\"layers\": [3]}",
+      "{\"layers\": [{}]}",
+      "{\"layers\": [{\"layer\": 0}]}",
+      "{\"layers\": [{\"k\": 3}]}",
+      "{\"layers\": [{\"layer\": -1, \"k\": 3}]}",
+      "{\"layers\": [{\"layer\": 2147483648, \"k\": 3}]}",
+      "{\"layers\": [{\"layer\": 0.5, \"k\": 3}]}",
+      "{\"layers\": [{\"layer\": 0, \"q\": 3}]}",
+      "{\"layers\": [{\"layer\": 0, \"k\": []}]}",
+      "{\"layers\": [{\"layer\": 0, \"k\": [[3]]}]}",
+      "{\"layers\": [{\"layer\": 0, \"k\": [3, null]}]}",
+      "{\"layers\": [{\"layer\": 0, \"k\": 3, \"k\": 4}]}",
+      "{\"layers\": [{\"layer\": 0, \"k\": {}}]}",
+      "{\"layers\": [{\"layer\": 0, \"k\": 3}, {\"layer\": 0, \"v\": 3}]}",
+      "{\"\xff\": 1}"};
   for (const std::string& text : refused) {
     CAPTURE(text.substr(0, 60));
     const std::string message = error_of([&] { read(dir, text); });
@@ -210,7 +252,9 @@ TEST_CASE("a scheme file for other layers or another number of heads is refused"
     CHECK(message.starts_with("dump: layer 4 has "));
     CHECK(message.find("bits to 2 of K") != message.npos);
   }
-  CHECK(error_of([&] { options.check_layers({{0, 2}}, "dump"); }).starts_with("dump: has no layer 4"));
+  CHECK(error_of([&] {
+          options.check_layers({{0, 2}}, "dump");
+        }).starts_with("dump: has no layer 4"));
 }
 
 }  // namespace

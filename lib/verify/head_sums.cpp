@@ -15,17 +15,21 @@ void PartSums::describe(const CacheCodec& of) {
   codec.dim = scheme.dim;
   codec.bits = turns ? scheme.rows.bits : static_cast<int>(average_bits);
   codec.distortion = codec.codebook_bound = std::numeric_limits<double>::quiet_NaN();
-  codec.ideal_cosine = scheme.kind == CacheKind::kExact ? 1.0 : std::sqrt(1.0 - theorem1_bound(codec.bits));
+  codec.ideal_cosine =
+      scheme.kind == CacheKind::kExact ? 1.0 : std::sqrt(1.0 - theorem1_bound(codec.bits));
   for (const Codec* rows : {of.outliers(), of.rows()}) {
     if (rows == nullptr) continue;
     codec.distortion = rows->distortion();
-    codec.codebook_bound = std::fmax(codec.codebook_bound, rows->distortion() / theorem1_bound(rows->scheme().bits));
-    codec.ideal_cosine = std::sqrt(1.0 - table_distortion(rows->codebook(), Density::kBeta, rows->scheme().dim));
+    codec.codebook_bound =
+        std::fmax(codec.codebook_bound, rows->distortion() / theorem1_bound(rows->scheme().bits));
+    codec.ideal_cosine =
+        std::sqrt(1.0 - table_distortion(rows->codebook(), Density::kBeta, rows->scheme().dim));
   }
 }
 
 void PartSums::merge(const PartSums& other) {
-  const double bound = std::fmax(codec.codebook_bound, other.codec.codebook_bound);  // of NaN and a number the number
+  const double bound = std::fmax(codec.codebook_bound,
+                                 other.codec.codebook_bound);  // of NaN and a number the number
   if (heads == 0 || other.codec.bits < codec.bits) codec = other.codec;
   codec.codebook_bound = heads == 0 ? other.codec.codebook_bound : bound;
   average_bits += other.average_bits;
@@ -50,7 +54,8 @@ void HeadSums::merge(const HeadSums& other) {
     into->merge(*from);
   };
   merge_attention(attention, other.attention);
-  for (std::size_t i = 0; i < kControls; ++i) merge_attention(k_control_attention[i], other.k_control_attention[i]);
+  for (std::size_t i = 0; i < kControls; ++i)
+    merge_attention(k_control_attention[i], other.k_control_attention[i]);
   if (other.health.mean_energy_share > health.mean_energy_share) {
     health.mean_energy_share = other.health.mean_energy_share;
     health.mean_head = other.health.mean_head;
@@ -91,13 +96,17 @@ PartNumbers summarize(const PartSums& sums) {
     n.qjl_slope = sums.residual_dot_sketch / sums.sketched_error;
     n.qjl_slope_other_seed = sums.residual_dot_other_sketch / sums.sketched_error;
   }
-  n.other_seeds_mean = n.other_seeds_min = n.other_seeds_max = std::numeric_limits<double>::quiet_NaN();
+  n.other_seeds_mean = n.other_seeds_min = n.other_seeds_max =
+      std::numeric_limits<double>::quiet_NaN();
   if (sums.has_seeds) {
     const double unit = sums.expected > 0 ? sums.expected : 1.0;
-    const auto [low, high] = std::minmax_element(sums.other_seed_error.begin(), sums.other_seed_error.end());
+    const auto [low, high] =
+        std::minmax_element(sums.other_seed_error.begin(), sums.other_seed_error.end());
     n.other_seeds_min = *low / unit;
     n.other_seeds_max = *high / unit;
-    n.other_seeds_mean = std::accumulate(sums.other_seed_error.begin(), sums.other_seed_error.end(), 0.0) / unit / kOtherSeeds;
+    n.other_seeds_mean =
+        std::accumulate(sums.other_seed_error.begin(), sums.other_seed_error.end(), 0.0) / unit /
+        kOtherSeeds;
   }
   for (std::size_t i = 0; i < kControls; ++i) {
     const ErrorStats& c = sums.controls[i];
@@ -108,8 +117,14 @@ PartNumbers summarize(const PartSums& sums) {
 
 std::optional<AttentionNumbers> summarize(const std::optional<AttentionStats>& stats) {
   if (!stats) return std::nullopt;
-  return AttentionNumbers{stats->queries(), stats->logit_rmse(), stats->kl_mean(), stats->kl_p99(), stats->kl_max(),
-                          stats->top1_agreement(), stats->output_relative_error(), stats->output_cosine_mean()};
+  return AttentionNumbers{stats->queries(),
+                          stats->logit_rmse(),
+                          stats->kl_mean(),
+                          stats->kl_p99(),
+                          stats->kl_max(),
+                          stats->top1_agreement(),
+                          stats->output_relative_error(),
+                          stats->output_cosine_mean()};
 }
 
 }  // namespace
@@ -119,7 +134,8 @@ Measurement summarize(const HeadSums& sums) {
   m.k = summarize(sums.k);
   m.v = summarize(sums.v);
   m.attention = summarize(sums.attention);
-  for (std::size_t i = 0; i < kControls; ++i) m.k_control_attention[i] = summarize(sums.k_control_attention[i]);
+  for (std::size_t i = 0; i < kControls; ++i)
+    m.k_control_attention[i] = summarize(sums.k_control_attention[i]);
   m.health = sums.health;
   const double error = sums.k.errors.error_energy();
   const auto gain = [&](std::size_t i) { return error > 0 ? sums.remedy_error[i] / error : 1.0; };

@@ -1,4 +1,5 @@
-// What measuring one head finds, as sums that merge over the heads of a layer, and the numbers of a report that follow.
+// What measuring one head finds, as sums that merge over the heads of a layer, and the numbers of a
+// report that follow.
 #pragma once
 
 #include <array>
@@ -11,10 +12,12 @@
 
 namespace tq {
 
-/// Remedies that a plain scheme is measured with: means subtracted, loud channels kept, one bit more.
+/// Remedies that a plain scheme is measured with: means subtracted, loud channels kept, one bit
+/// more.
 inline constexpr std::size_t kRemedies = 3;
 
-/// What theory says of a codec. Of heads with different ones: the one with the fewest bits, and the worst bound.
+/// What theory says of a codec. Of heads with different ones: the one with the fewest bits, and the
+/// worst bound.
 struct CodecNumbers {
   int dim = 0;
   int bits = 0;

@@ -11,6 +11,7 @@ import helpers
 from helpers import (COULD_NOT, USAGE, Tensor, VerifyTest, gauss, kv_tensors, read_safetensors, relative_mse,
                      tensor_of, to_bytes, write_safetensors)
 
+SAMPLE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../docs/samples/smollm2-135m-instruct.safetensors")
 HEADS, TOKENS, DIM, V_DIM, LAYERS = 2, 40, 64, 48, 3
 
 
@@ -117,6 +118,9 @@ class Remedies(VerifyTest):
         self.assertNotEqual(back["k.1"], source["k.1"])
         self.assertEqual(report["k_bits"], (16 + 3 + 16) / 3)
         self.assertEqual([use["layers"] for use in report["schemes"]["all"] if use["part"] == "k"], [[0, 2], [1]])
+        nothing_coded = self.verify("--kv", self.source, "--boundary-layers", 2)
+        self.assertEqual([gate["name"] for gate in nothing_coded["gates"]], ["threshold"])
+        self.assertEqual((nothing_coded["min_cosine"], nothing_coded["bytes"]["ratio"]), (1, 1))
         seen, report, _ = self.whole_way("--bits", 3, "--boundary-layers", "1:8")
         self.check_bytes(seen, 8, layer=2)
         self.assertEqual(report["v_bits"], (8 + 3 + 8) / 3)
@@ -154,7 +158,8 @@ class Remedies(VerifyTest):
         half = HEADS * TOKENS * DIM
         self.assertEqual(back["k.1"].data[half:], read_safetensors(self.source)[0]["k.1"].data[half:])
         self.assertAlmostEqual(report["k_bits"], (3 + (4 + 16) / 2 + 6) / 3)
-        self.assertEqual(report["layers"][1]["k"]["average_bits"], 10)
+        self.assertEqual([report["layers"][1]["k"][name] for name in ("bits", "average_bits")], [4, 10])
+        self.assertEqual([head["k"]["bits"] for head in report["layers"][1]["heads"]], [4, 16])
         said = self.tq("inspect", "x.tq3").stdout
         self.assertIn(" k.1.h1\n", said)
 
@@ -176,6 +181,33 @@ class Remedies(VerifyTest):
             self.tq("pack-kv", self.source, "-o", "x", "--force", "--threads", threads, *options)
             files.add(self.read("x"))
         self.assertEqual(len(files), 1)
+
+
+class RealKeys(VerifyTest):
+    """What a remedy is for: less of a change in the softmax of a real model, in the bytes that it says."""
+
+    def numbers(self, *options):
+        """KL, a mean over the layers, and bytes; whatever the verdict."""
+        done = subprocess.run([helpers.TQ, "verify", "--kv", SAMPLE, "--bits", "3", "--json", "--quiet", *options],
+                              capture_output=True, text=True, timeout=120)
+        report = json.loads(done.stdout)
+        kl = [layer["attention"]["kl_mean"] for layer in report["layers"]]
+        return sum(kl) / len(kl), report["bytes"]["packed"]
+
+    def test_each_remedy_lowers_the_kl_of_the_sample(self):
+        plain, plain_bytes = self.numbers()
+        self.assertTrue(0.05 < plain < 0.2, plain)
+        for share, options in ((0.8, ["--k-center"]), (0.6, ["--outlier-channels", "16:4"]), (0.8, ["--boundary-layers", "1"]),
+                               (0.95, ["--sink-tokens", "4"]), (0.5, ["--residual-window", "32"]),
+                               (0.95, ["--norm", "least-squares"]), (0.85, ["--effort", "3"]),
+                               (0.45, ["--k-center", "--effort", "3", "--sink-tokens", "4"])):
+            with self.subTest(options=options):
+                kl, packed = self.numbers(*options)
+                self.assertLess(kl, share * plain)
+                self.assertGreater(kl, 0.1 * plain)
+                self.assertEqual(packed == plain_bytes, options[0] in ("--norm", "--effort"))
+        self.assertGreater(self.numbers("--qjl-keys")[0], 2 * plain)  # no remedy: the test sees that too
+        self.assertEqual(self.numbers("--group-values", "32")[0], plain)  # K is not touched
 
 
 def read_safetensors_u16(path, name):
