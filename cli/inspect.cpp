@@ -29,7 +29,8 @@ struct Options {
 /// What is known of K or V of a layer, whatever the file.
 struct Row {
   int layer;
-  std::string part;
+  std::string part;             ///< "k", "k h3"
+  std::string name;             ///< "k.0", "k.0.h3"
   std::int64_t heads, tokens;
   int dim;
   std::string type;             ///< of the values of a dump, or the bits of a code
@@ -66,7 +67,7 @@ void print_rows(const std::vector<Row>& rows) {
 Row make_row(const KvFile& file, int layer, const PackedTensor& t, const PackedHeads& part) {
   const CacheScheme& scheme = part.scheme;
   const std::string place = part.heads == t.heads ? t.name.substr(0, 1) : fmt::format("{} h{}", t.name.substr(0, 1), part.first_head);
-  Row row{layer, place, part.heads, t.tokens, t.dim, fmt::format("{:.4g} bit", scheme.average_bits()), format_cache_scheme(scheme),
+  Row row{layer, place, part.name, part.heads, t.tokens, t.dim, fmt::format("{:.4g} bit", scheme.average_bits()), format_cache_scheme(scheme),
           static_cast<std::uint64_t>(scheme.row_bytes()), part.bytes(), {}};
   for (const TensorInfo* tensor : part.streams) row.hashes[tensor->name] = file.file().metadata().at(hash_key(tensor->name));
   return row;
@@ -115,7 +116,7 @@ ExitCode inspect_packed(const Options& options) {
   print_rows(rows);
   fmt::print("\nschemes\n");
   std::map<std::string, std::string> users;
-  for (const Row& row : rows) users[row.scheme] += fmt::format(" {}.{}", row.part, row.layer);
+  for (const Row& row : rows) users[row.scheme] += " " + row.name;
   for (const auto& [scheme, names] : users) fmt::print("  {}\n   {}\n", scheme, names);
   fmt::print("\ntables\n");
   for (const TensorInfo* table : find_tables(file)) {
@@ -135,7 +136,7 @@ ExitCode inspect_dump(const Options& options) {
   const KvDump dump = KvDump::open(options.input);
   std::vector<Row> rows;
   const auto add = [&](int layer, const char* part, const KvTensor& t) {
-    rows.push_back({layer, part, t.heads, t.tokens, t.head_dim, std::string(name_of(t.info.dtype)), "",
+    rows.push_back({layer, part, t.info.name, t.heads, t.tokens, t.head_dim, std::string(name_of(t.info.dtype)), "",
                     static_cast<std::uint64_t>(t.head_dim) * size_of(t.info.dtype), t.info.bytes, {}});
   };
   for (const KvLayer& layer : dump.layers()) {

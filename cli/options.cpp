@@ -48,11 +48,12 @@ void SchemeOptions::declare(CLI::App& app) {
   };
   remedy(app.add_flag("--k-center", scheme_.center_keys,
                       "subtract from K its mean over the tokens, a head and channel, before coding; 2 bytes a channel and head"));
-  remedy(app.add_option("--outlier-channels", outliers_, "C:BITS, the C channels of each head with the most energy have BITS bits, "
-                                                         "more than the others, and a rotation of their own; K and V")
-             ->type_name("C:BITS"));
-  remedy(app.add_option("--boundary-layers", boundary_, "N[:BITS], the first N and the last N layers have BITS bits, 1..8, or 16: "
-                                                        "kept as they are (default 16)")->type_name("N[:BITS]"));
+  given_outliers_ = remedy(app.add_option("--outlier-channels", outliers_,
+                                          "the C channels of each head with the most energy, 8..1016, have BITS bits, more than the "
+                                          "others, and a rotation of their own; K and V")->type_name("C:BITS"));
+  given_boundary_ = remedy(app.add_option("--boundary-layers", boundary_,
+                                          "the first N and the last N layers have BITS bits, 1..8, or 16: kept as they are "
+                                          "(default 16)")->type_name("N[:BITS]"));
   remedy(app.add_option("--sink-tokens", scheme_.sinks, "the first S tokens are kept in 16 bits, 0..1048576")
              ->check(CLI::Range(0, kMaxExactTokens)));
   remedy(app.add_option("--residual-window", scheme_.recent, "the newest W tokens are kept in 16 bits, 0..1048576")
@@ -60,9 +61,9 @@ void SchemeOptions::declare(CLI::App& app) {
   remedy(app.add_option("--group-values", scheme_.group_values,
                         "V: minimum and step of each G channels of a token, both F16, in place of TurboQuant, as KIVI; G divides the "
                         "channels of V, 8..1024")->check(CLI::Range(kMinDim, kMaxRowDim))->default_str(""));
-  remedy(app.add_option("--scheme", scheme_file_, "a file with bits for single layers and heads, as tq plan writes it; it wins over "
-                                                  "--boundary-layers and, where it has k_bits and v_bits, over --bits")
-             ->type_name("FILE"));
+  given_scheme_file_ = remedy(app.add_option("--scheme", scheme_file_,
+                                             "a JSON file with bits for single layers and heads (docs/verification.md); it wins over "
+                                             "--boundary-layers and, where it has k_bits and v_bits, over --bits")->type_name("FILE"));
 }
 
 namespace {
@@ -74,7 +75,7 @@ std::pair<int, int> parse_pair(const char* option, const std::string& text, std:
     int value = 0;
     const auto [end, error] = std::from_chars(part.data(), part.data() + part.size(), value);
     if (error != std::errc() || end != part.data() + part.size() || value < 0) {
-      throw UsageError(fmt::format("{} {}: give two whole numbers with a colon between, such as 32:3", option, text));
+      throw UsageError(fmt::format("{} '{}': give {}", option, text, otherwise ? "N or N:BITS, such as 2 or 2:8" : "C:BITS, such as 32:3"));
     }
     return value;
   };
@@ -91,20 +92,20 @@ KvSchemeOptions SchemeOptions::resolve() const {
   scheme.norm = parse_norm_mode(norm_);
   scheme.norm_dtype = norm_dtype_ == "f16" ? DType::kF16 : DType::kF32;
   if (scheme.effort > 0 && given_norm_->count() == 0) scheme.norm = NormMode::kLeastSquares;
-  if (!outliers_.empty()) {
+  if (given_outliers_->count() > 0) {
     std::tie(scheme.outlier_channels, scheme.outlier_bits) = parse_pair("--outlier-channels", outliers_, std::nullopt);
     const bool fits = scheme.outlier_channels >= kMinDim && scheme.outlier_channels <= kMaxRowDim - kMinDim &&
                       scheme.outlier_bits >= kMinBits && scheme.outlier_bits <= kMaxBits;
     if (!fits) throw UsageError(fmt::format("--outlier-channels {}: C is {}..{} and BITS 1..8", outliers_, kMinDim, kMaxRowDim - kMinDim));
   }
-  if (!boundary_.empty()) {
+  if (given_boundary_->count() > 0) {
     std::tie(scheme.boundary_layers, scheme.boundary_bits) = parse_pair("--boundary-layers", boundary_, kExactBits);
     const int bits = scheme.boundary_bits;
     if (bits != kExactBits && (bits < kMinBits || bits > kMaxBits)) {
       throw UsageError(fmt::format("--boundary-layers {}: BITS is 1..8, or 16 for rows that are kept", boundary_));
     }
   }
-  if (!scheme_file_.empty()) read_scheme_file(scheme_file_, scheme);
+  if (given_scheme_file_->count() > 0) read_scheme_file(scheme_file_, scheme);
   scheme.check();
   return scheme;
 }

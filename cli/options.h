@@ -28,6 +28,9 @@ class SchemeOptions {
   std::string outliers_, boundary_, scheme_file_;
   CLI::Option* given_k_bits_ = nullptr;
   CLI::Option* given_norm_ = nullptr;
+  CLI::Option* given_outliers_ = nullptr;
+  CLI::Option* given_boundary_ = nullptr;
+  CLI::Option* given_scheme_file_ = nullptr;
   std::vector<const CLI::Option*> all_;
 };
 

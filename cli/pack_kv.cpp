@@ -27,8 +27,8 @@ ExitCode run(const Options& options) {
   const KvDump dump = KvDump::open(options.input);
   const KvPlan plan = plan_kv(dump, scheme);
   const std::string summary =
-      fmt::format("{} layers, K {} bits, V {} bits: {} bytes -> {} bytes ({:.2f}x)", dump.layers().size(), scheme.k_bits,
-                  scheme.v_bits, format_count(plan.input_bytes), format_count(plan.total_bytes),
+      fmt::format("{} layers, K {:.4g} bits, V {:.4g} bits: {} bytes -> {} bytes ({:.2f}x)", dump.layers().size(), plan.k_bits,
+                  plan.v_bits, format_count(plan.input_bytes), format_count(plan.total_bytes),
                   static_cast<double>(plan.input_bytes) / static_cast<double>(plan.total_bytes));
   check_output(options.input, options.output, options.force);
   if (options.dry_run) {

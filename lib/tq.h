@@ -24,6 +24,9 @@
 #include "lib/codec.h"                   // Codec: a scheme with its tables
 #include "lib/backend.h"                 // Backend: encode, decode and compare rows
 #include "lib/io/kv_dump.h"              // KvDump: captured K, V and Q
+#include "lib/cache/cache_scheme.h"      // CacheScheme: a Scheme with means, outlier channels, exact tokens, groups
+#include "lib/cache/cache_codec.h"       // encode_head, decode_head: one head of K or V
+#include "lib/cache/kv_options.h"        // KvSchemeOptions: what is asked, and the scheme of each head that follows
 #include "lib/io/kv_file.h"              // KvFile: the .tq3 file
 #include "lib/io/checkpoint.h"           // Checkpoint: a model's directory of safetensors
 #include "lib/io/tq3_checkpoint.h"       // Tq3Checkpoint: native TQ3, what pack_weights writes

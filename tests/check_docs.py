@@ -274,7 +274,7 @@ class Schema(InFolder):
 
     def test_wrong_values_are_refused(self):
         report = next(self.reports())[1]
-        for name, value in (("schema_version", 1), ("status", "FAIL"), ("exit_code", 2), ("min_cosine", 1.5), ("bits", 4.0),
+        for name, value in (("schema_version", 1), ("status", "FAIL"), ("exit_code", 2), ("min_cosine", 1.5), ("bits", 16.5),
                             ("k_bits", None), ("threshold", True), ("layers", []), ("warnings", [1]), ("per_layer_cosine", None),
                             ("effect", {}), ("schemes", None), ("bytes", None), ("gates", [])):
             self.assertTrue(violations({**report, name: value}, self.schema, self.schema), name)

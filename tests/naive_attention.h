@@ -63,12 +63,14 @@ inline double naive_dot(const float* a, const float* b, std::int64_t n) {
   return sum;
 }
 
+/// `recent`: so many of the newest keys are those of in.k, whatever `keys` has.
 inline Doubles naive_logits(const AttentionInputs& in, const float* query, std::span<const float> keys,
-                     std::int64_t position) {
+                     std::int64_t position, std::int64_t recent = 0) {
   Doubles logits;
   for (std::int64_t t = 0; t <= position; ++t) {
     if (in.window && position - t >= *in.window) continue;
-    double logit = naive_dot(query, keys.data() + t * in.d_k, in.d_k) * in.scale;
+    const std::span<const float> read = position - t < recent ? in.k : keys;
+    double logit = naive_dot(query, read.data() + t * in.d_k, in.d_k) * in.scale;
     if (in.softcap) logit = *in.softcap * std::tanh(logit / *in.softcap);
     logits.push_back(logit);
   }
@@ -90,7 +92,7 @@ inline std::size_t first_largest(const Doubles& values) {
 inline void add_naive_query(const AttentionInputs& in, const float* query, std::int64_t position,
                      NaiveAttention& result) {
   const Doubles logits = naive_logits(in, query, in.k, position);
-  const Doubles logits_hat = naive_logits(in, query, in.k_hat, position);
+  const Doubles logits_hat = naive_logits(in, query, in.k_hat, position, in.recent);
   const Doubles p = naive_softmax(logits);
   const Doubles p_hat = naive_softmax(logits_hat);
   double kl = 0;
@@ -99,9 +101,10 @@ inline void add_naive_query(const AttentionInputs& in, const float* query, std::
     result.error_energy += std::pow(logits[i] - logits_hat[i], 2);
     kl += p[i] * std::log(p[i] / p_hat[i]);
     const std::size_t t = static_cast<std::size_t>(position) + 1 - p.size() + i;
+    const std::span<const float> v_hat = position - static_cast<std::int64_t>(t) < in.recent ? in.v : in.v_hat;
     for (std::size_t c = 0; c < o.size(); ++c) {
       o[c] += p[i] * static_cast<double>(in.v[t * o.size() + c]);
-      o_hat[c] += p_hat[i] * static_cast<double>(in.v_hat[t * o.size() + c]);
+      o_hat[c] += p_hat[i] * static_cast<double>(v_hat[t * o.size() + c]);
     }
   }
   result.pairs += static_cast<std::int64_t>(p.size());

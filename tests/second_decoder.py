@@ -3,7 +3,7 @@
 
 It shares no line with the library, so that a mistake in the library and its tests, or a hole in the specification,
 shows as a difference between the two. It needs nothing but Python 3, and is plain rather than fast: rows are decoded
-one at a time. Section numbers are those of docs/format.md.
+one at a time. Section numbers are those of docs/format.md; sections 1 and 2 are in second_container.py.
 
     second_decoder.py FILE.tq3      prints name, shape and XXH64 of the float32 bytes of each tensor
 
@@ -11,203 +11,78 @@ As a module: decode(path) returns {name: (dtype, shape, values)} with the names,
 values as array('f'); it raises Refused where the file breaks a rule of the format.
 """
 
-import json
 import math
 import re
 import struct
 import sys
 from array import array
-from operator import add, mul
+from operator import add, lt, mul
+
+from second_container import Refused, check_metadata, mt19937, parse_source, read_container, require, xxh64
 
 HADAMARD_FACTORS = (12, 20, 28, 36)
-ITEM_SIZE = {"U8": 1, "F16": 2, "F32": 4}
-SCHEME_VERSION = "tq/1"
-SCHEME_FIELDS = ("bits", "dim", "rotation", "seed", "codebook", "norm", "norm_dtype", "qjl")
-SCHEME_WORDS = (("rotation", ("rht2", "rht1", "qr", "identity")), ("norm", ("raw", "corrected", "least-squares")),
-                ("norm_dtype", ("F32", "F16")))
-SCHEME_RANGES = (("bits", 1, 8), ("dim", 8, 1024), ("seed", 0, 2**32 - 1))
-
-
-class Refused(Exception):
-    """The file breaks a rule of the format; the message is one line that says which."""
-
-
-def require(condition, message):
-    if not condition:
-        raise Refused(message)
-
-
-# ---- XXH64 and MT19937, both with published definitions ----------------------------------------------------------
-MASK64 = (1 << 64) - 1
-PRIME1, PRIME2, PRIME3 = 0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9
-PRIME4, PRIME5 = 0x85EBCA77C2B2AE63, 0x27D4EB2F165667C5
-
-
-def rotate_left(value, count):
-    value &= MASK64
-    return (value << count | value >> (64 - count)) & MASK64
-
-
-def mix_lane(accumulator, lane):
-    return rotate_left(accumulator + lane * PRIME2, 31) * PRIME1 & MASK64
-
-
-def xxh64(data):
-    """XXH64 with seed 0, as 16 lower-case hexadecimal digits."""
-    place = 0
-    if len(data) >= 32:
-        lanes = [PRIME1 + PRIME2 & MASK64, PRIME2, 0, -PRIME1 & MASK64]
-        while len(data) - place >= 32:
-            lanes = list(map(mix_lane, lanes, struct.unpack_from("<4Q", data, place)))
-            place += 32
-        h = sum(map(rotate_left, lanes, (1, 7, 12, 18))) & MASK64
-        for lane in lanes:
-            h = (h ^ mix_lane(0, lane)) * PRIME1 + PRIME4 & MASK64
-    else:
-        h = PRIME5
-    h += len(data)
-    while len(data) - place >= 8:
-        h ^= mix_lane(0, struct.unpack_from("<Q", data, place)[0])
-        h = rotate_left(h, 27) * PRIME1 + PRIME4 & MASK64
-        place += 8
-    if len(data) - place >= 4:
-        h ^= struct.unpack_from("<I", data, place)[0] * PRIME1 & MASK64
-        h = rotate_left(h, 23) * PRIME2 + PRIME3 & MASK64
-        place += 4
-    for byte in data[place:]:
-        h = rotate_left(h ^ byte * PRIME5 & MASK64, 11) * PRIME1 & MASK64
-    h = (h ^ h >> 33) * PRIME2 & MASK64
-    h = (h ^ h >> 29) * PRIME3 & MASK64
-    return f"{h ^ h >> 32:016x}"
-
-
-def mt19937(seed):
-    """Yields the 32-bit outputs of MT19937 initialised by init_genrand(seed)."""
-    state = [seed]
-    for i in range(1, 624):
-        state.append(1812433253 * (state[-1] ^ state[-1] >> 30) + i & 0xFFFFFFFF)
-    while True:
-        for i in range(624):
-            y = state[i] & 0x80000000 | state[(i + 1) % 624] & 0x7FFFFFFF
-            state[i] = state[(i + 397) % 624] ^ y >> 1 ^ (0x9908B0DF if y & 1 else 0)
-        for y in state:
-            y ^= y >> 11
-            y ^= y << 7 & 0x9D2C5680
-            y ^= y << 15 & 0xEFC60000
-            yield y ^ y >> 18
-
-
-# ---- section 1: the container ------------------------------------------------------------------------------------
-def object_without_duplicates(pairs):
-    result = dict(pairs)
-    require(len(result) == len(pairs), "a JSON object has the same key twice")
-    return result
-
-
-def refuse_constant(text):
-    raise Refused(f"{text} is not JSON")
-
-
-def parse_json(text, what):
-    try:
-        value = json.loads(text, object_pairs_hook=object_without_duplicates, parse_constant=refuse_constant)
-        json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate is no text
-    except (ValueError, RecursionError) as error:
-        raise Refused(f"{what} is not JSON: {error}") from None
-    return value
-
-
-def is_list_of_counts(value):
-    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
-
-
-class Tensor:
-    """One tensor of the container: its dtype, shape and bytes."""
-
-    def __init__(self, name, entry, data):
-        require(isinstance(entry, dict) and set(entry) == {"dtype", "shape", "data_offsets"},
-                f"tensor {name!r} does not have exactly dtype, shape and data_offsets")
-        self.name, self.dtype, self.shape, offsets = name, entry["dtype"], entry["shape"], entry["data_offsets"]
-        require(isinstance(self.dtype, str) and self.dtype in ITEM_SIZE, f"tensor {name!r} is neither U8 nor F32")
-        require(is_list_of_counts(self.shape), f"tensor {name!r} has no valid shape")
-        require(is_list_of_counts(offsets) and len(offsets) == 2, f"tensor {name!r} has no valid data_offsets")
-        self.begin, self.end = offsets
-        self.bytes = data[self.begin:self.end]
-        size = math.prod(self.shape) * ITEM_SIZE[self.dtype]
-        require(self.end - self.begin == size, f"the size of tensor {name!r} does not follow from its dtype and shape")
-
-    def floats(self):
-        size, code = (2, "e") if self.dtype == "F16" else (4, "f")
-        return array("f", struct.unpack(f"<{len(self.bytes) // size}{code}", self.bytes))
-
-
-def read_container(path):
-    """Returns (header bytes, metadata, {name: Tensor}) of a file that keeps section 1."""
-    with open(path, "rb") as file:
-        content = file.read()
-    require(len(content) >= 8, "the file ends before the header")
-    length = struct.unpack_from("<Q", content)[0]
-    require(length <= len(content) - 8, "the file ends within the header")
-    header, data = content[8:8 + length], content[8 + length:]
-    require(header.startswith(b"{") and header.rstrip(b" ").endswith(b"}"), "the header is not one object, then spaces")
-    try:
-        entries = parse_json(header.decode(), "the header")
-    except UnicodeDecodeError:
-        raise Refused("the header is not UTF-8") from None
-    metadata = entries.pop("__metadata__", None)
-    strings = isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())
-    require(strings, "__metadata__ is not an object of strings")
-    tensors = {name: Tensor(name, entry, data) for name, entry in entries.items()}
-    end = 0
-    for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.begin, tensor.end)):
-        require(tensor.begin == end, f"tensor {tensor.name!r} leaves a gap or an overlap before it")
-        end = tensor.end
-    require(end == len(data), "the data does not end with the last tensor")
-    return header, metadata, tensors
-
-
-# ---- section 2: metadata -----------------------------------------------------------------------------------------
-def check_metadata(header, metadata, tensors):
-    require(metadata.get("format") == "tq3-kv", "format is not tq3-kv")
-    require(metadata.get("format_version") == "1", "format_version is not 1")
-    field = re.search(rb'"header_xxh64":"([0-9a-f]{16})"', header)
-    require(field, "header_xxh64 is missing")
-    rest = header[:field.start(1)] + header[field.end(1):]
-    require(metadata.get("header_xxh64") == xxh64(rest), "header_xxh64 does not match the header")
-    for name, tensor in tensors.items():
-        require(f"{name}.xxh64" in metadata, f"the hash of tensor {name!r} is missing")
-        require(metadata[f"{name}.xxh64"] == xxh64(tensor.bytes), f"the hash of tensor {name!r} does not match it")
-
-
-def parse_source(text, what):
-    """Returns (name, dtype, shape) of the tensor that went in."""
-    source = parse_json(text, what)
-    require(isinstance(source, dict) and set(source) == {"name", "dtype", "shape"},
-            f"{what} is not an object of name, dtype and shape")
-    require(isinstance(source["name"], str) and source["name"] != "__metadata__", f"{what} has no valid name")
-    require(source["dtype"] in ("F32", "F16", "BF16"), f"{what} has an unknown dtype")
-    require(is_list_of_counts(source["shape"]), f"{what} has no valid shape")
-    return source["name"], source["dtype"], source["shape"]
+SCHEME_FIELDS = {  # by version word: the fields that are always there, and those that may follow
+    "tq/1": (("bits", "dim", "rotation", "seed", "codebook", "norm", "norm_dtype", "qjl"),
+             ("center", "outliers", "exact")),
+    "group/1": (("bits", "dim", "group"), ("exact",)),
+    "exact/1": (("dim", "dtype"), ())}
+SCHEME_WORDS = {"rotation": ("rht2", "rht1", "qr", "identity"), "norm": ("raw", "corrected", "least-squares"),
+                "norm_dtype": ("F32", "F16"), "dtype": ("BF16", "F16"), "center": ("mean",)}
+SCHEME_RANGES = {"bits": (1, 8), "dim": (8, 1024), "seed": (0, 2**32 - 1), "group": (8, 1024)}
 
 
 # ---- section 3: scheme -------------------------------------------------------------------------------------------
+def parse_number(text, least, most, what):
+    number = re.fullmatch("0|[1-9][0-9]{0,9}", text)
+    require(number and least <= int(text) <= most, f"{what} is not a number in {least}..{most}")
+    return int(text)
+
+
+def parse_outliers(text, scheme, what):
+    """The fields of the scheme of the outlier channels, which is that of the rest in all but these three."""
+    count, bits, codebook = (text.split(":", 2) + ["", ""])[:3]
+    require(codebook, f"the outliers of {what} are not C:B:TEXT")
+    require(scheme["qjl"] == "none", f"{what} has outliers and a sketch")
+    outliers = dict(scheme, dim=parse_number(count, 8, 1016, f"the number of outliers of {what}"),
+                    bits=parse_number(bits, 1, 8, f"bits of the outliers of {what}"), codebook=codebook)
+    require(scheme["dim"] + outliers["dim"] <= 1024, f"dim and outliers of {what} are more than 1024")
+    return outliers
+
+
+def parse_exact(text, what):
+    """(first, last, dtype) of the tokens that are kept exactly."""
+    parts = re.fullmatch(r"([0-9]+)\+([0-9]+):(BF16|F16)", text)
+    require(parts, f"exact of {what} is not S+W:TYPE")
+    first, last = (parse_number(part, 0, 2**20, f"exact of {what}") for part in parts.groups()[:2])
+    require(first + last > 0, f"exact of {what} keeps no tokens")
+    return first, last, parts[3]
+
+
 def parse_scheme(text, what):
-    """Returns the fields as a dictionary, numbers as int."""
-    words = text.split(" ")
-    require(words[0] == SCHEME_VERSION, f"{what} is not of version {SCHEME_VERSION}")
-    pairs = [word.partition("=") for word in words[1:]]
-    require(tuple(key for key, _, _ in pairs) == SCHEME_FIELDS, f"{what} does not have the fields {SCHEME_FIELDS}")
+    """Returns the fields as a dictionary, numbers as int; `row` is the number of elements of a whole row."""
+    version, *words = text.split(" ")
+    require(version in SCHEME_FIELDS, f"{what} is not of version {', '.join(SCHEME_FIELDS)}")
+    always, optional = SCHEME_FIELDS[version]
+    pairs = [word.partition("=") for word in words]
     scheme = {key: value for key, _, value in pairs}
-    for key, known in SCHEME_WORDS:
-        require(scheme[key] in known, f"{what} has an unknown {key}")
-    for key, least, most in SCHEME_RANGES:
-        number = scheme[key]
-        require(re.fullmatch("0|[1-9][0-9]{0,9}", number) and least <= int(number) <= most,
-                f"{key} of {what} is not a number in {least}..{most}")
-        scheme[key] = int(number)
-    require(scheme["codebook"], f"{what} names no codebook")
-    require(re.fullmatch("none|0|[1-9][0-9]{0,9}", scheme["qjl"]), f"{what} has an unknown qjl")
-    require(scheme["qjl"] == "none" or int(scheme["qjl"]) < 2**32, f"qjl of {what} is too large")
+    require(tuple(key for key, _, _ in pairs) == always + tuple(key for key in optional if key in scheme),
+            f"{what} does not have the fields {always}")
+    for key, known in SCHEME_WORDS.items():
+        require(key not in scheme or scheme[key] in known, f"{what} has an unknown {key}")
+    for key, (least, most) in SCHEME_RANGES.items():
+        if key in scheme:
+            scheme[key] = parse_number(scheme[key], least, most, f"{key} of {what}")
+    scheme["version"], scheme["row"] = version, scheme["dim"]
+    if version == "tq/1":
+        require(scheme["codebook"], f"{what} names no codebook")
+        if scheme["qjl"] != "none":
+            parse_number(scheme["qjl"], 0, 2**32 - 1, f"qjl of {what}")
+    if "outliers" in scheme:
+        scheme["outliers"] = parse_outliers(scheme["outliers"], scheme, what)
+        scheme["row"] += scheme["outliers"]["dim"]
+    if "exact" in scheme:
+        scheme["exact"] = parse_exact(scheme["exact"], what)
+    require(version != "group/1" or scheme["dim"] % scheme["group"] == 0, f"group of {what} does not divide dim")
     return scheme
 
 
@@ -218,11 +93,11 @@ class Store:
     def __init__(self, tensors):
         self.tensors, self.taken = tensors, set()
 
-    def take(self, name, dtype, shape=None):
+    def take(self, name, dtype, shape):
         require(name in self.tensors, f"tensor {name!r} is missing")
         tensor = self.tensors[name]
         require(tensor.dtype == dtype, f"tensor {name!r} is not {dtype}")
-        require(shape is None or tensor.shape == shape, f"tensor {name!r} is not of shape {shape}")
+        require(tensor.shape == shape, f"tensor {name!r} is not of shape {shape}")
         self.taken.add(name)
         return tensor
 
@@ -231,10 +106,15 @@ class Store:
             require(name in self.taken, f"nothing in the format explains tensor {name!r}")
 
 
+def take_finite(store, name, dtype, shape):
+    values = store.take(name, dtype, shape).floats()
+    require(all(map(math.isfinite, values)), f"tensor {name!r} has a value that is not finite")
+    return values
+
+
 def take_levels(store, scheme):
     name = "codebook." + scheme["codebook"]
-    levels = store.take(name, "F32", [2**scheme["bits"]]).floats()
-    require(all(map(math.isfinite, levels)), f"tensor {name!r} has a level that is not finite")
+    levels = take_finite(store, name, "F32", [2**scheme["bits"]])
     require(all(a < b for a, b in zip(levels, levels[1:])), f"the levels of tensor {name!r} do not ascend")
     sums = array("f", map(add, levels, levels[1:]))
     require(all(map(math.isfinite, sums)), f"the levels of tensor {name!r} are too large")
@@ -306,8 +186,8 @@ def apply_butterflies(values, width):
 # Storing into an array('f') rounds to float32. A sum or product of two float32 taken in Python's float64 and rounded
 # so once has the bits of the float32 operation, because 53 >= 2 * 24 + 2.
 
-def take_norms(store, name, scheme, shape):
-    norms = store.take(name, scheme["norm_dtype"], shape).floats()
+def take_norms(store, name, dtype, shape):
+    norms = store.take(name, dtype, shape).floats()
     require(all(math.isfinite(norm) and math.copysign(1, norm) > 0 for norm in norms),
             f"tensor {name!r} has a norm that is negative or not finite")
     return norms
@@ -319,11 +199,10 @@ class Sketch:
     def __init__(self, store, scheme, x, rows):
         self.dim = scheme["dim"]
         name, self.row_bytes = f"qjl.d{self.dim}-s{scheme['qjl']}", (self.dim + 7) // 8
-        matrix = store.take(name, "F32", [self.dim, self.dim]).floats()
-        require(all(map(math.isfinite, matrix)), f"tensor {name!r} has a value that is not finite")
+        matrix = take_finite(store, name, "F32", [self.dim, self.dim])
         self.columns = [matrix[j::self.dim] for j in range(self.dim)]
         self.signs = store.take(f"{x}.signs", "U8", rows + [self.row_bytes]).bytes
-        self.norms = take_norms(store, f"{x}.residual_norms", scheme, rows)
+        self.norms = take_norms(store, f"{x}.residual_norms", scheme["norm_dtype"], rows)
         self.constant = array("f", [math.sqrt(math.pi / 2) / self.dim])[0]
 
     def add(self, values, row):
@@ -341,13 +220,11 @@ class RowDecoder:
     def __init__(self, store, scheme):
         self.dim, self.levels, self.signs = scheme["dim"], take_levels(store, scheme), None
         self.m = hadamard_order(self.dim) if scheme["rotation"] in ("rht2", "rht1") else None
-        self.columns = None
+        self.columns, self.scale = None, 1.0
         if scheme["rotation"] == "identity":
-            self.scale = 1.0
             return
         if self.m is None:
             self.columns = take_columns(store, f"rotation.qr-d{self.dim}-s{scheme['seed']}", self.dim, 1, 1e-4)
-            self.scale = 1.0
             return
         self.signs = draw_signs(scheme["seed"], self.dim, scheme["rotation"])
         self.scale = array("f", [1 / math.sqrt(self.dim)])[0]
@@ -375,41 +252,122 @@ class RowDecoder:
         return values if self.signs is None else array("f", map(mul, self.signs[0], values))
 
 
-def decode_tensor(store, metadata, x):
-    """Returns (name, dtype, shape, values, [heads, tokens]) of x, which is k.L or v.L."""
-    require({f"{x}.scheme", f"{x}.source"} <= set(metadata), f"the scheme or the source of {x} is missing")
-    scheme = parse_scheme(metadata[f"{x}.scheme"], f"{x}.scheme")
-    name, dtype, shape = parse_source(metadata[f"{x}.source"], f"{x}.source")
-    bits, dim, codes = scheme["bits"], scheme["dim"], store.take(f"{x}.codes", "U8")
-    require(len(codes.shape) == 3 and min(codes.shape) >= 1, f"tensor '{x}.codes' is not [heads, tokens, bytes]")
-    heads, tokens, row_bytes = codes.shape
-    require(row_bytes == (dim * bits + 7) // 8, f"the rows of tensor '{x}.codes' do not fit the scheme")
-    require(shape in ([heads, tokens, dim], [1, heads, tokens, dim]), f"the shape in {x}.source does not fit the codes")
-    norms = take_norms(store, f"{x}.norms", scheme, [heads, tokens])
-    decoder = RowDecoder(store, scheme)
-    sketch = None if scheme["qjl"] == "none" else Sketch(store, scheme, x, [heads, tokens])
+# ---- section 6: whole rows ---------------------------------------------------------------------------------------
+def take_codes(store, name, scheme, heads, tokens):
+    """The codes of each row."""
+    size = (scheme["dim"] * scheme["bits"] + 7) // 8
+    data = store.take(name, "U8", [heads, tokens, size]).bytes
+    return [unpack_codes(data[i * size:(i + 1) * size], scheme["bits"], scheme["dim"]) for i in range(heads * tokens)]
+
+
+def decode_codes(store, scheme, prefix, heads, tokens):
+    """The rows that the codes and norms of tq/1 give."""
+    codes = take_codes(store, f"{prefix}codes", scheme, heads, tokens)
+    norms = take_norms(store, f"{prefix}norms", scheme["norm_dtype"], [heads, tokens])
+    return list(map(RowDecoder(store, scheme).decode, codes, norms))
+
+
+def put_outliers(store, scheme, x, heads, tokens, rows):
+    """Whole rows, of the rows without the outlier channels and of these channels."""
+    outliers = scheme["outliers"]
+    count, whole_rows = outliers["dim"], []
+    channels = store.take(f"{x}.channels", "U16", [heads, count]).integers()
+    loud_rows = decode_codes(store, outliers, f"{x}.outlier_", heads, tokens)
+    for head in range(heads):
+        loud = channels[head * count:(head + 1) * count]
+        require(all(map(lt, loud, loud[1:])) and loud[-1] < scheme["row"],
+                f"tensor '{x}.channels' has channels that do not ascend or are out of range")
+        quiet = sorted(set(range(scheme["row"])) - set(loud))
+        for i in range(head * tokens, (head + 1) * tokens):
+            values = dict(zip(quiet, rows[i])) | dict(zip(loud, loud_rows[i]))
+            whole_rows.append(array("f", (values[channel] for channel in range(scheme["row"]))))
+    return whole_rows
+
+
+def decode_turboquant(store, scheme, x, heads, tokens):
+    rows = decode_codes(store, scheme, f"{x}.", heads, tokens)
+    if scheme["qjl"] != "none":
+        sketch = Sketch(store, scheme, x, [heads, tokens])
+        rows = [sketch.add(row, i) for i, row in enumerate(rows)]
+    if "outliers" in scheme:
+        rows = put_outliers(store, scheme, x, heads, tokens, rows)
+    if "center" in scheme:
+        size = scheme["row"]
+        center = take_finite(store, f"{x}.center", "BF16", [heads, size])
+        rows = [array("f", map(add, row, center[i // tokens * size:][:size])) for i, row in enumerate(rows)]
+    return rows
+
+
+def decode_groups(store, scheme, x, heads, tokens):
+    groups = scheme["dim"] // scheme["group"]
+    codes = take_codes(store, f"{x}.codes", scheme, heads, tokens)
+    steps = take_norms(store, f"{x}.steps", "F16", [heads, tokens, groups])
+    minima = take_finite(store, f"{x}.minima", "F16", [heads, tokens, groups])
+    rows = []
+    for i, row in enumerate(codes):
+        places = [i * groups + channel // scheme["group"] for channel in range(scheme["dim"])]
+        products = array("f", (code * steps[place] for code, place in zip(row, places)))
+        rows.append(array("f", (minima[place] + product for product, place in zip(products, places))))
+    return rows
+
+
+def decode_scheme(store, scheme, x, heads, tokens):
+    """The rows of all heads that a scheme covers."""
+    if scheme["version"] == "exact/1":
+        first, last, dtype = tokens, 0, scheme["dtype"]
+    else:
+        first, last, dtype = scheme.get("exact", (0, 0, None))
+    coded = max(0, tokens - first - last)
+    rows = []
+    if scheme["version"] != "exact/1":
+        decode_rows = decode_turboquant if scheme["version"] == "tq/1" else decode_groups
+        rows = decode_rows(store, scheme, x, heads, coded)
+    if dtype is None:
+        return rows
+    size, kept, result = scheme["row"], tokens - coded, []
+    exact = take_finite(store, f"{x}.exact", dtype, [heads, kept, size])
+    exact_rows = [exact[i * size:(i + 1) * size] for i in range(heads * kept)]
+    before = min(first, kept)
+    for head in range(heads):
+        kept_rows = exact_rows[head * kept:(head + 1) * kept]
+        result += kept_rows[:before] + rows[head * coded:(head + 1) * coded] + kept_rows[before:]
+    return result
+
+
+def decode_tensor(store, metadata, y):
+    """Returns (name, dtype, shape, values) of y, which is k.L or v.L."""
+    require(f"{y}.source" in metadata, f"the source of {y} is missing")
+    name, dtype, shape = parse_source(metadata[f"{y}.source"], f"{y}.source")
+    heads, tokens, row_size = shape[-3:]
+    parts = [(y, heads)]
+    if f"{y}.h0.scheme" in metadata:
+        require(f"{y}.scheme" not in metadata, f"{y} has a scheme, and its heads have schemes of their own")
+        parts = [(f"{y}.h{head}", 1) for head in range(heads)]
     values = array("f")
-    for row, norm in enumerate(norms):
-        decoded = decoder.decode(unpack_codes(codes.bytes[row * row_bytes:(row + 1) * row_bytes], bits, dim), norm)
-        values += decoded if sketch is None else sketch.add(decoded, row)
-    return name, dtype, shape, values, [heads, tokens]
+    for x, heads_of_x in parts:
+        require(f"{x}.scheme" in metadata, f"the scheme of {x} is missing")
+        scheme = parse_scheme(metadata[f"{x}.scheme"], f"{x}.scheme")
+        require(scheme["row"] == row_size, f"the shape in {y}.source does not fit the scheme of {x}")
+        for row in decode_scheme(store, scheme, x, heads_of_x, tokens):
+            values += row
+    return name, dtype, shape, values
 
 
 def decode(path):
     """Returns {name: (dtype, shape, values)} as the tensors went in; raises Refused."""
     header, metadata, tensors = read_container(path)
     check_metadata(header, metadata, tensors)
-    layers = [int(key[2:-7]) for key in metadata if re.fullmatch(r"k\.(0|[1-9][0-9]{0,9})\.scheme", key)]
-    layers = sorted(layer for layer in layers if layer < 2**31)
+    keys = (re.fullmatch(r"k\.(0|[1-9][0-9]{0,9})(\.h0)?\.scheme", key) for key in metadata)
+    layers = sorted({int(key[1]) for key in keys if key and int(key[1]) < 2**31})
     require(layers, "there is no layer")
     store, decoded = Store(tensors), {}
     for layer in layers:
         rows = []
-        for x in (f"k.{layer}", f"v.{layer}"):
-            name, dtype, shape, values, rows_of_x = decode_tensor(store, metadata, x)
+        for y in (f"k.{layer}", f"v.{layer}"):
+            name, dtype, shape, values = decode_tensor(store, metadata, y)
             require(name not in decoded, f"two tensors came from {name!r}")
             decoded[name] = dtype, shape, values
-            rows.append(rows_of_x)
+            rows.append(shape[-3:-1])
         require(rows[0] == rows[1], f"K and V of layer {layer} differ in heads or tokens")
     store.require_all_taken()
     return decoded

@@ -141,6 +141,23 @@ TEST_SUITE("measure/attention_stats") {
       check_against_naive(problem);
       CHECK(tq::measure_attention(problem.inputs()).logit_rmse() < 0.95 * uncapped);
     }
+    SUBCASE("the newest tokens exact, as a cache keeps them") {
+      Problem problem = draw_problem(2, 140, 170, 12, 8);
+      const double all_coded = tq::measure_attention(problem.inputs()).kl_mean();
+      for (const std::int64_t recent : {1, 20, 64, 65}) {
+        problem.shape.recent = recent;
+        check_against_naive(problem);
+      }
+      const double window_of_65 = tq::measure_attention(problem.inputs()).kl_mean();
+      CHECK(window_of_65 < 0.9 * all_coded);
+      CHECK(window_of_65 > 0.1 * all_coded);
+      problem.shape.window = 30;
+      problem.shape.recent = 10;
+      check_against_naive(problem);
+      problem.shape.recent = 30;  // all that a query sees
+      CHECK(tq::measure_attention(problem.inputs()).kl_max() == 0);
+      CHECK(tq::measure_attention(problem.inputs()).output_relative_error() < 1e-6);
+    }
     SUBCASE("soft cap and window together") {
       Problem problem = draw_problem(2, 100, 100, 12, 6);
       problem.shape.softcap = 1.5;
@@ -262,6 +279,9 @@ TEST_SUITE("measure/attention_stats") {
     in = problem.inputs();
     in.window = 0;
     CHECK(contains(refusal(in), "window"));
+    in = problem.inputs();
+    in.recent = -1;
+    CHECK(contains(refusal(in), "recent"));
     in = problem.inputs();
     in.softcap = 0.0;
     CHECK(contains(refusal(in), "soft cap"));

@@ -19,11 +19,13 @@ import subprocess
 import sys
 import tempfile
 import unittest
+from array import array
 from pathlib import Path
 from unittest import mock
 
 import second_decoder
-from make_golden import GOLDEN, REFUSE_SOURCE, Parts, describe
+from golden_refusals import Parts
+from make_golden import GOLDEN, REFUSE_SOURCE, describe, pack_arguments
 
 TARGETS = ("scalar", "simd128", "avx2", "avx512")
 REDUCED = os.environ.get("TQ_TEST_REDUCED") == "1"
@@ -112,7 +114,7 @@ class PackTest(GoldenTest):
                 for threads in (1, 2):
                     with self.subTest(name=name, target=target, threads=threads):
                         self.require_success(run_tq(
-                            "pack-kv", GOLDEN / f"{name}.safetensors", "-o", self.output, *case["pack"].split(),
+                            "pack-kv", GOLDEN / f"{name}.safetensors", "-o", self.output, *pack_arguments(case["pack"]),
                             "--threads", threads, "--quiet", "--force", target=target))
                         files[target, threads] = self.output.read_bytes()
             with self.subTest(name=name):
@@ -150,7 +152,8 @@ class UnpackTest(GoldenTest):
 
     def test_unknown_metadata_keys_are_ignored(self):
         path = self.folder / "future.tq3"
-        for key in ("future", "k.0.future", "k.00.scheme", "k.2147483648.scheme", "v.7.scheme", "w.xxh64"):
+        for key in ("future", "k.0.future", "k.00.scheme", "k.2147483648.scheme", "v.7.scheme", "w.xxh64",
+                    "k.0.h1.scheme", "v.0.h9.scheme", "k.7.h1.scheme"):
             with self.subTest(key=key):
                 parts = Parts(SMALL)
                 parts.metadata[key] = parts.metadata["k.0.scheme"]
@@ -162,12 +165,17 @@ class UnpackTest(GoldenTest):
     def test_wrong_second_decoders_do_not_match(self):
         """Negative controls: were the comparison blind, these decoders would pass it too."""
         unpack, draw, tree = second_decoder.unpack_codes, second_decoder.draw_signs, second_decoder.tree_sum
+        put, groups, take = second_decoder.put_outliers, second_decoder.decode_groups, second_decoder.take_finite
         controls = {
             ("unpack_codes", "power-of-two"): lambda row, bits, dim: unpack(
                 bytes(byte >> 4 | byte << 4 & 0xF0 for byte in row), bits, dim),
             ("draw_signs", "power-of-two"): lambda seed, dim, kind: draw(seed + 1, dim, kind),
             ("draw_signs", "hadamard-12"): lambda seed, dim, kind: draw(seed, dim, kind)[::-1],
             ("tree_sum", "qr-100"): lambda terms: tree(terms[::-1]),
+            ("put_outliers", "outliers"): lambda *rest: put(*rest[:-1], rest[-1][::-1]),
+            ("decode_groups", "groups"): lambda *rest: groups(*rest)[::-1],
+            ("take_finite", "center"): lambda store, name, *rest: array("f", (
+                0 if name.endswith(".center") else value for value in take(store, name, *rest))),
         }
         for (function, name), wrong in controls.items():
             with self.subTest(function=function, name=name), mock.patch.object(second_decoder, function, wrong):
@@ -182,16 +190,16 @@ class RefuseTest(GoldenTest):
         self.assertEqual({path.stem for path in (GOLDEN / "refuse").iterdir()}, set(EXPECTED["refuse"]))
 
     def test_second_decoder_refuses_for_the_right_reason(self):
-        for name, message in EXPECTED["refuse"].items():
+        for name, refusal in EXPECTED["refuse"].items():
             with self.subTest(name=name):
-                with self.assertRaisesRegex(second_decoder.Refused, re.escape(message)):
+                with self.assertRaisesRegex(second_decoder.Refused, re.escape(refusal["message"])):
                     second_decoder.decode(GOLDEN / "refuse" / f"{name}.tq3")
 
     def test_tq_refuses(self):
-        for name in EXPECTED["refuse"]:
+        for name, refusal in EXPECTED["refuse"].items():
             path = GOLDEN / "refuse" / f"{name}.tq3"
             commands = (("inspect", path), ("unpack-kv", path, "-o", self.output),
-                        ("verify", "--packed", path, "--against", GOLDEN / f"{REFUSE_SOURCE}.safetensors"))
+                        ("verify", "--packed", path, "--against", GOLDEN / f"{refusal['from']}.safetensors"))
             for command in commands:
                 with self.subTest(name=name, command=command[0]):
                     message = self.require_refusal(path, *command)

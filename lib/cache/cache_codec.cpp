@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <numeric>
 
@@ -35,13 +36,39 @@ std::vector<float> subtract_center(std::span<const float> rows, std::span<const 
   return left;
 }
 
-std::vector<std::uint16_t> find_center(std::span<const float> rows, std::size_t dim) {
+void check_finite(const CacheScheme& scheme, std::span<const float> x, const std::string& where) {
+  const auto bad = std::find_if(x.begin(), x.end(), [](float value) { return !std::isfinite(value); });
+  if (bad == x.end()) return;
+  const auto dim = static_cast<std::size_t>(scheme.dim);
+  const auto token = static_cast<std::size_t>(bad - x.begin()) / dim;
+  report_refused_row(fmt::format("{}, token {}", where, token), scheme.rows, x.subspan(token * dim, dim));
+}
+
+/// Rows in 16 bits. Error where a value becomes infinite in them.
+void append_exact(const CacheScheme& scheme, std::span<const float> x, std::int64_t first_token, const std::string& where,
+                  std::vector<std::uint16_t>& exact) {
+  const std::vector<std::uint16_t> half = to_half(x, scheme.exact_dtype);
+  const std::uint16_t infinity = scheme.exact_dtype == DType::kF16 ? 0x7c00 : 0x7f80;
+  const auto bad = std::find_if(half.begin(), half.end(), [&](std::uint16_t h) { return (h & 0x7fff) >= infinity; });
+  if (bad != half.end()) {
+    const std::int64_t place = bad - half.begin();
+    throw Error(fmt::format("{}, token {}, channel {}: the value overflows {}, in which the token is kept; scale the tensor down",
+                            where, first_token + place / scheme.dim, place % scheme.dim, name_of(scheme.exact_dtype)));
+  }
+  exact.insert(exact.end(), half.begin(), half.end());
+}
+
+/// BF16. Error where a mean overflows it.
+std::vector<std::uint16_t> find_center(std::span<const float> rows, std::size_t dim, const std::string& where) {
   std::vector<double> sums(dim);
   for (std::size_t i = 0; i < rows.size(); ++i) sums[i % dim] += rows[i];
   std::vector<float> mean(dim);
   const auto tokens = static_cast<double>(std::max<std::size_t>(1, rows.size() / dim));
   std::transform(sums.begin(), sums.end(), mean.begin(), [&](double sum) { return static_cast<float>(sum / tokens); });
-  return to_half(mean, DType::kBf16);
+  const std::vector<std::uint16_t> half = to_half(mean, DType::kBf16);
+  const auto bad = std::find_if(half.begin(), half.end(), [](std::uint16_t h) { return (h & 0x7fff) >= 0x7f80; });
+  if (bad == half.end()) return half;
+  throw Error(fmt::format("{}, channel {}: the mean over the tokens overflows BF16; scale the tensor down", where, bad - half.begin()));
 }
 
 /// The `count` channels with the most energy, ascending; of equals the first.
@@ -193,13 +220,9 @@ CodedHead encode_head(const Backend& backend, const CacheCodec& codec, std::span
   const auto coded = static_cast<std::size_t>(scheme.coded_tokens(out.tokens));
   const std::size_t first = coded > 0 ? static_cast<std::size_t>(scheme.sinks) : x.size() / dim;
   const std::span<const float> kept = x.subspan(first * dim, coded * dim);
-  out.exact = to_half(x.first(first * dim), scheme.exact_dtype);
-  const std::vector<std::uint16_t> recent = to_half(x.subspan((first + coded) * dim), scheme.exact_dtype);
-  out.exact.insert(out.exact.end(), recent.begin(), recent.end());
-  if (scheme.exact_dtype == DType::kF16) {
-    const auto bad = std::find_if(out.exact.begin(), out.exact.end(), [](std::uint16_t h) { return (h & 0x7c00) == 0x7c00; });
-    if (bad != out.exact.end()) throw Error(fmt::format("{}: a value of a row that is kept exactly overflows F16", where));
-  }
+  check_finite(scheme, x, where);
+  append_exact(scheme, x.first(first * dim), 0, where, out.exact);
+  append_exact(scheme, x.subspan((first + coded) * dim), static_cast<std::int64_t>(first + coded), where, out.exact);
   if (scheme.kind == CacheKind::kGroup) {
     const std::int64_t refused = encode_groups(group_shape(scheme), kept, out.groups);
     if (refused < 0) return out;
@@ -207,7 +230,7 @@ CodedHead encode_head(const Backend& backend, const CacheCodec& codec, std::span
                             "use --group-values", where, static_cast<std::int64_t>(first) + refused));
   }
   if (scheme.kind == CacheKind::kExact) return out;
-  if (scheme.center) out.center = find_center(kept, dim);
+  if (scheme.center) out.center = find_center(kept, dim, where);
   const std::vector<float> left = subtract_center(kept, out.center);
   const auto first_token = static_cast<std::int64_t>(first);
   if (scheme.outlier_channels == 0) {

@@ -47,8 +47,8 @@ struct CodedHead {
   std::vector<std::uint16_t> exact;     ///< [tokens - coded][dim] in exact_dtype: the sinks, then the recent tokens
 };
 
-/// x [tokens][dim], finite -> coded. Error, beginning with `where` and naming the token, for a row that cannot be coded.
-/// Thread-safe.
+/// x [tokens][dim] -> coded. Error, beginning with `where` and naming the token and, where one is at fault, the channel: for a
+/// value that is not finite, and for a row that cannot be coded. Thread-safe.
 CodedHead encode_head(const Backend& backend, const CacheCodec& codec, std::span<const float> x, const std::string& where);
 
 /// The inverse, [tokens][dim]. Thread-safe.

@@ -146,6 +146,12 @@ double CacheScheme::average_bits() const {
   return static_cast<double>(rows.total_bits() * rows.dim + (outlier_channels > 0 ? outlier_rows.bits * outlier_channels : 0)) / dim;
 }
 
+double CacheScheme::value_bits(std::int64_t heads, std::int64_t tokens) const {
+  const std::int64_t coded = coded_tokens(tokens);
+  const double of_channel = average_bits() * static_cast<double>(coded) + 16.0 * static_cast<double>(tokens - coded);
+  return static_cast<double>(heads * dim) * of_channel;
+}
+
 std::int64_t CacheScheme::row_bytes() const {
   if (kind == CacheKind::kExact) return std::int64_t{2} * dim;
   if (kind == CacheKind::kGroup) return (std::int64_t{dim} * group_bits + 7) / 8 + kScaleBytes * (dim / group);

@@ -58,6 +58,8 @@ struct CacheScheme {
   /// Bits a value that the codes and the sketch take, over the channels of a coded row: 32 of 128 channels at 3 bits and the
   /// others at 2 are 2.25.
   double average_bits() const;
+  /// Bits of all values of `heads` heads of `tokens` tokens: average_bits() each, 16 in exact rows. No norms, scales, means.
+  double value_bits(std::int64_t heads, std::int64_t tokens) const;
   /// Bytes of a coded row, norms and scales included; 2 dim where every row is exact.
   std::int64_t row_bytes() const;
   /// Exact bytes of `heads` heads of `tokens` tokens: coded rows, exact rows, means and channel numbers. No tables.

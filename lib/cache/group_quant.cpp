@@ -57,7 +57,7 @@ std::int64_t encode_groups(const GroupShape& shape, std::span<const float> x, Gr
       const auto [low, high] = std::minmax_element(first, first + shape.group);
       const auto place = static_cast<std::size_t>(row * shape.groups() + g);
       coded.minima[place] = to_f16(*low);
-      coded.steps[place] = to_f16((*high - *low) / largest_code);
+      coded.steps[place] = to_f16(std::fabs(*high - *low) / largest_code);  // of 0 and -0 the difference may be -0
       const float minimum = from_f16(coded.minima[place]);
       const float step = from_f16(coded.steps[place]);
       if (!std::isfinite(minimum) || !std::isfinite(step)) return row;

@@ -8,6 +8,7 @@
 
 #include "lib/error.h"
 #include "lib/io/file.h"
+#include "lib/io/safetensors_header.h"
 
 namespace tq {
 namespace {
@@ -17,6 +18,34 @@ using Json = nlohmann::ordered_json;
 constexpr std::uint32_t kSketchSeedOffset = 1000;  // as the published systems: seed 42 and 1042
 constexpr std::uint64_t kMaxSchemeFile = std::uint64_t{1} << 24;
 
+/// The JSON of a scheme file. Error for what is no JSON object, for a key twice in an object, and for nesting beyond what a
+/// scheme file has.
+Json parse_scheme_json(const std::string& text, const std::string& path) {
+  constexpr int kDeepest = 4;  // the object, the list, an entry, its bits
+  std::vector<std::set<std::string>> keys;
+  const auto check = [&](int depth, Json::parse_event_t event, Json& value) {
+    if (depth >= kDeepest && (event == Json::parse_event_t::object_start || event == Json::parse_event_t::array_start)) {
+      throw Error(fmt::format("{}: no scheme file: it is nested too deeply; tq plan writes one", path));
+    }
+    if (event == Json::parse_event_t::object_start) keys.emplace_back();
+    if (event == Json::parse_event_t::object_end) keys.pop_back();
+    if (event == Json::parse_event_t::key && !keys.back().insert(value.get<std::string>()).second) {
+      throw Error(fmt::format("{}: the key {} stands twice in an object", path, quote_name(value.get<std::string>())));
+    }
+    return true;
+  };
+  const Json json = Json::parse(text, check, false);
+  if (json.is_object()) return json;
+  throw Error(fmt::format("{}: no scheme file: it is a JSON object with 'layers', a list; tq plan writes one", path));
+}
+
+void check_keys(const Json& object, const std::set<std::string>& known, const std::string& where) {
+  for (const auto& [key, value] : object.items()) {
+    if (known.contains(key)) continue;
+    throw Error(fmt::format("{}: the key {} is not known; {} are", where, quote_name(key), fmt::join(known, ", ")));
+  }
+}
+
 bool is_width(int bits) { return (bits >= kMinBits && bits <= kMaxBits) || bits == kExactBits; }
 
 int read_width(const Json& value, const std::string& where) {
@@ -24,7 +53,7 @@ int read_width(const Json& value, const std::string& where) {
     const auto bits = value.get<std::int64_t>();
     if (bits >= 0 && bits <= kExactBits && is_width(static_cast<int>(bits))) return static_cast<int>(bits);
   }
-  throw Error(fmt::format("{}: {} is no width: bits are 1..8, or 16 for rows that are kept", where, value.dump()));
+  throw Error(fmt::format("{}: {} is no width: bits are 1..8, or 16 for rows that are kept", where, quote_name(value.dump())));
 }
 
 std::vector<int> read_widths(const Json& entry, const char* key, const std::string& where) {
@@ -58,13 +87,27 @@ int KvSchemeOptions::bits_of(KvPart part, const LayerPlace& place, std::int64_t 
     if (bits.size() == 1) return bits.front();
     if (static_cast<std::size_t>(head) < bits.size()) return bits[static_cast<std::size_t>(head)];
     if (!bits.empty()) {
-      throw Error(fmt::format("layer {}: the scheme file gives bits to {} heads of {}, and there is a head {}", place.index,
-                              bits.size(), part == KvPart::kKeys ? "K" : "V", head));
+      throw Error(fmt::format("layer {}: {} heads of {} have bits, and there is a head {}", place.index, bits.size(),
+                              part == KvPart::kKeys ? "K" : "V", head));
     }
   }
   const auto edge = static_cast<std::size_t>(boundary_layers);
   if (place.position < edge || place.position + edge >= place.count) return boundary_bits;
   return part == KvPart::kKeys ? k_bits : v_bits;
+}
+
+void KvSchemeOptions::check_layers(const std::map<int, std::int64_t>& heads, const std::string& where) const {
+  for (const auto& [layer, bits] : layers) {
+    const auto found = heads.find(layer);
+    if (found == heads.end()) {
+      throw Error(fmt::format("{}: has no layer {}, and the scheme file gives it bits; was it made for another model?", where, layer));
+    }
+    for (const std::vector<int>* of_part : {&bits.k, &bits.v}) {
+      if (of_part->size() <= 1 || static_cast<std::int64_t>(of_part->size()) == found->second) continue;
+      throw Error(fmt::format("{}: layer {} has {} heads, and the scheme file gives bits to {} of {}; give one number, or one a head",
+                              where, layer, found->second, of_part->size(), of_part == &bits.k ? "K" : "V"));
+    }
+  }
 }
 
 bool KvSchemeOptions::differs_by_head(KvPart part, const LayerPlace& place) const {
@@ -118,22 +161,19 @@ void read_scheme_file(const std::string& path, KvSchemeOptions& options) {
   if (file.size() > kMaxSchemeFile) throw Error(fmt::format("{}: has {} bytes: no scheme file", path, file.size()));
   std::string text(file.size(), '\0');
   file.read(0, std::as_writable_bytes(std::span(text)));
-  Json json = Json::parse(text, nullptr, false);
-  if (!json.is_object() || !json.contains("layers") || !json["layers"].is_array()) {
-    throw Error(fmt::format("{}: no scheme file: it is a JSON object with 'layers', a list; tq plan writes one", path));
-  }
+  Json json = parse_scheme_json(text, path);
+  check_keys(json, {"k_bits", "v_bits", "layers"}, path);
+  if (!json.contains("layers")) json["layers"] = Json::array();
+  if (!json["layers"].is_array()) throw Error(fmt::format("{}: 'layers' is no list", path));
   if (json.contains("k_bits")) options.k_bits = read_width(json["k_bits"], path + ": k_bits");
   if (json.contains("v_bits")) options.v_bits = read_width(json["v_bits"], path + ": v_bits");
-  const std::set<std::string> known = {"layer", "k", "v"};
   for (std::size_t i = 0; i < json["layers"].size(); ++i) {
     const Json& entry = json["layers"][i];
     const std::string where = fmt::format("{}: layers[{}]", path, i);
     const bool numbered = entry.is_object() && entry.contains("layer") && entry["layer"].is_number_unsigned() &&
-                          entry["layer"].get<std::uint64_t>() <= 0x7fffffffu;
-    if (!numbered) throw Error(fmt::format("{}: is an object with 'layer', a number, and 'k' or 'v', bits", where));
-    for (const auto& [key, value] : entry.items()) {
-      if (!known.contains(key)) throw Error(fmt::format("{}: the key '{}' is not known; layer, k and v are", where, key));
-    }
+                          entry["layer"].get<std::uint64_t>() <= 0x7fffffffu && (entry.contains("k") || entry.contains("v"));
+    if (!numbered) throw Error(fmt::format("{}: must be an object with 'layer', a number, and 'k' or 'v', bits", where));
+    check_keys(entry, {"layer", "k", "v"}, where);
     const LayerBits bits{read_widths(entry, "k", where), read_widths(entry, "v", where)};
     if (!options.layers.emplace(entry["layer"].get<int>(), bits).second) {
       throw Error(fmt::format("{}: the layer {} stands there twice", where, entry["layer"].get<int>()));

@@ -51,12 +51,16 @@ struct KvSchemeOptions {
   /// Throws UsageError for settings that can never go together.
   void check() const;
 
+  /// Throws Error, beginning with `where`, if `layers` speaks of a layer that is not there, or gives bits to more or fewer
+  /// heads than it has. `heads`: the KV heads of each layer, by its number.
+  void check_layers(const std::map<int, std::int64_t>& heads, const std::string& where) const;
+
   /// Whether the heads of a layer differ.
   bool differs_by_head(KvPart part, const LayerPlace& place) const;
 
   /// The scheme of one head of rows of `dim` elements. `source`: type of the rows that come, which decides what "exact" is:
   /// F16 stays F16, all else is BF16. Layers whose bits differ from k_bits or v_bits have no outlier channels. Throws Error,
-  /// naming the layer, where dim or the number of heads does not allow it.
+  /// naming the layer, where dim does not allow it.
   CacheScheme scheme_of(KvPart part, const LayerPlace& place, std::int64_t head, int dim, DType source) const;
 
  private:
@@ -65,7 +69,8 @@ struct KvSchemeOptions {
 };
 
 /// Reads a scheme file, as `tq plan` writes it: {"k_bits": 3, "v_bits": 3, "layers": [{"layer": 0, "k": 4, "v": [3, 4]}]};
-/// the bits are 1..8 or 16, a list has one number a head. Throws Error that names the file and the entry.
+/// the bits are 1..8 or 16, a list has one number a head. k_bits, v_bits and the list may be left out. Throws Error that
+/// names the file and the entry, for keys that are not these too.
 void read_scheme_file(const std::string& path, KvSchemeOptions& options);
 /// The text of such a file.
 std::string format_scheme_file(const KvSchemeOptions& options);

@@ -97,10 +97,12 @@ void read_extra(const std::string& name, std::string_view word, KvSchemeOptions&
 /// One codec, or one a head where they differ.
 std::shared_ptr<const CacheMethod> make_own(KvCodecs& codecs, KvPart part, const CacheShape& shape, const Backend& backend,
                                             int threads) {
-  const int dim = part == KvPart::kKeys ? shape.k_dim : shape.v_dim;
+  const bool keys = part == KvPart::kKeys;
+  const int dim = keys ? shape.k_dim : shape.v_dim;
+  const DType dtype = keys ? shape.k_dtype : shape.v_dtype;
   const std::int64_t heads = codecs.options().differs_by_head(part, shape.place) ? shape.kv_heads : 1;
   std::vector<std::shared_ptr<const CacheCodec>> of_heads;
-  for (std::int64_t head = 0; head < heads; ++head) of_heads.push_back(codecs.find(part, shape.place, head, dim, shape.dtype));
+  for (std::int64_t head = 0; head < heads; ++head) of_heads.push_back(codecs.find(part, shape.place, head, dim, dtype));
   return make_cache_method(std::move(of_heads), backend, threads);
 }
 

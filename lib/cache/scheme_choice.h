@@ -29,7 +29,7 @@ struct CacheShape {
   LayerPlace place;
   std::int64_t kv_heads = 0;
   int k_dim = 0, v_dim = 0;
-  DType dtype = DType::kF32;  ///< of the rows that come
+  DType k_dtype = DType::kF32, v_dtype = DType::kF32;  ///< of the rows that come
 };
 
 /// The caches of a choice. Not thread-safe; what it returns is.

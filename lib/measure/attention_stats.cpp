@@ -52,6 +52,7 @@ void check_inputs(const AttentionInputs& in) {
   if (in.window && *in.window < 1) {
     refuse("the window is " + std::to_string(*in.window) + ": give at least 1");
   }
+  if (in.recent < 0) refuse("recent is " + std::to_string(in.recent) + ": give 0 or more");
   if (in.query_heads > std::numeric_limits<std::int64_t>::max() / in.q_tokens) {
     refuse("query_heads x q_tokens is beyond 64 bits");
   }

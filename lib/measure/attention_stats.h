@@ -33,7 +33,7 @@ struct AttentionInputs {
   std::optional<double> softcap{};  ///< > 0: logit becomes cap tanh(logit / cap), after the scale
   /// >= 1: a query at position t sees keys t-window+1..t; none: it sees 0..t.
   std::optional<std::int64_t> window{};
-  /// A query at position t reads keys and values t-recent+1..t from k and v on both sides: a cache keeps its newest tokens.
+  /// >= 0: a query at position t reads keys and values t-recent+1..t from k and v on both sides: a cache keeps its newest tokens.
   std::int64_t recent = 0;
   /// [query_heads] or none: a logit more in each softmax, the same on both sides, without a value.
   std::span<const float> sinks{};

@@ -4,7 +4,6 @@
 #include <xxhash.h>
 
 #include <algorithm>
-#include <cmath>
 
 #include "lib/convert.h"
 #include "lib/error.h"
@@ -80,13 +79,6 @@ StreamBytes code_head(const Backend& backend, const Piece& piece, const std::vec
   const KvTensor& source = *piece.item->source;
   const std::vector<float> x = widen(piece, rows);
   const std::int64_t head = piece.first / source.tokens;
-  const auto bad = std::find_if(x.begin(), x.end(), [](float value) { return !std::isfinite(value); });
-  if (bad != x.end()) {
-    const auto dim = static_cast<std::size_t>(source.head_dim);
-    const auto token = static_cast<std::size_t>(bad - x.begin()) / dim;
-    report_refused_row(fmt::format("{}: head {}, token {}", place, head, token), piece.item->codec->scheme().rows,
-                       std::span(x).subspan(token * dim, dim));
-  }
   return to_streams(piece.item->codec->scheme(),
                     encode_head(backend, *piece.item->codec, x, fmt::format("{}: head {}", place, head)));
 }

@@ -29,12 +29,17 @@ class KvPlanner {
                       {"format_version", std::string(kKvFormatVersion)},
                       {std::string(kHeaderHashKey), kHashPlaceholder},
                       {"tool", "tq " TQ_VERSION}};
+    std::map<int, std::int64_t> heads;
+    for (const KvLayer& layer : dump.layers()) heads[layer.index] = layer.k.heads;
+    options.check_layers(heads, dump.file().file().path());
     for (std::size_t i = 0; i < dump.layers().size(); ++i) {
       const KvLayer& layer = dump.layers()[i];
       const LayerPlace place{layer.index, i, dump.layers().size()};
       add_tensor_of(fmt::format("k.{}", layer.index), layer.k, KvPart::kKeys, place, options);
       add_tensor_of(fmt::format("v.{}", layer.index), layer.v, KvPart::kValues, place, options);
     }
+    plan_.k_bits = average_bits('k');
+    plan_.v_bits = average_bits('v');
     // Tables first, then what has the largest elements: so every tensor starts at a multiple of its element.
     for (const std::size_t size : {4, 2, 1}) {
       for (KvPlanItem& item : plan_.items) add_streams(item, size);
@@ -47,6 +52,17 @@ class KvPlanner {
   }
 
  private:
+  double average_bits(char part) const {
+    double bits = 0;
+    double values = 0;
+    for (const KvPlanItem& item : plan_.items) {
+      if (item.name.front() != part) continue;
+      bits += item.codec->scheme().value_bits(item.heads, item.source->tokens);
+      values += static_cast<double>(item.rows() * item.source->head_dim);
+    }
+    return bits / values;
+  }
+
   void add_tensor_of(const std::string& name, const KvTensor& source, KvPart part, const LayerPlace& place,
                      const KvSchemeOptions& options) {
     if (!options.differs_by_head(part, place)) {

@@ -35,11 +35,12 @@ struct KvPlan {
   std::vector<KvPlanTable> tables;
   std::vector<TensorSpec> tensors;
   MetadataList metadata;  ///< hashes are 16 zeros until the data is known
+  double k_bits = 0, v_bits = 0;  ///< of a value, over all of K and of V: CacheScheme::value_bits()
   std::uint64_t input_bytes = 0;
   std::uint64_t total_bytes = 0;  ///< of the whole file, header included
 };
 
-/// The dump must outlive the plan.
+/// The dump must outlive the plan. Throws Error where the options do not fit the dump.
 KvPlan plan_kv(const KvDump& dump, const KvSchemeOptions& options);
 
 }  // namespace tq

@@ -75,7 +75,7 @@ LayerSums measure_layer(const KvSource& source, std::size_t index, const LayerCa
 
 CacheShape shape_of(const KvSource& source, std::size_t index) {
   const SourceLayer& layer = source.layers()[index];
-  return {{layer.index, index, source.layers().size()}, layer.kv_heads, layer.k_dim, layer.v_dim, layer.dtype};
+  return {{layer.index, index, source.layers().size()}, layer.kv_heads, layer.k_dim, layer.v_dim, layer.k_dtype, layer.v_dtype};
 }
 
 /// A layer with a window holds no more tokens than that.
@@ -150,7 +150,7 @@ SchemeNumbers measure_scheme(const KvSource& source, const SchemeChoice& choice,
 LayerHook make_choice_hook(const SchemeChoice& choice, const Backend& backend, int threads) {
   return make_cache_hook([maker = std::make_shared<CacheMaker>(choice, backend, threads)](const LayerKv& kv) {
     const LayerPlace place{kv.layer, static_cast<std::size_t>(kv.layer), static_cast<std::size_t>(kv.layers)};
-    return maker->make({place, kv.kv_heads, static_cast<int>(kv.k_dim), static_cast<int>(kv.v_dim), DType::kF32});
+    return maker->make({place, kv.kv_heads, static_cast<int>(kv.k_dim), static_cast<int>(kv.v_dim)});
   });
 }
 

@@ -155,7 +155,7 @@ std::vector<GateReport> judge(const std::vector<LayerReport>& layers, const Gate
   const auto add = [&](const Quantity& quantity, std::optional<double> limit) {
     if (limit) gates.push_back(judge_one(layers, quantity, *limit));
   };
-  const bool has_sketch = !layers.empty() && std::isfinite(layers.front().all.k.qjl_slope);
+  const bool has_sketch = std::any_of(layers.begin(), layers.end(), [](const LayerReport& layer) { return std::isfinite(layer.all.k.qjl_slope); });
   const Quantity cosine =
       codec_quantity("threshold", true, [](const PartNumbers& n) { return n.cosine_flattened; },
                      [](const ControlNumbers& c, const PartNumbers&) { return c.cosine_flattened; });
@@ -171,9 +171,12 @@ std::vector<GateReport> judge(const std::vector<LayerReport>& layers, const Gate
   } else {
     add_cosine("threshold", "kv");
   }
-  add(fixed_quantity("codebook-bound",
-                     [](const PartNumbers& n) { return std::isnan(n.codebook_bound) ? std::nullopt : std::optional(n.codebook_bound); }),
-      1.0);
+  const auto has_codebook = [](const LayerReport& layer) { return !std::isnan(layer.all.k.codebook_bound) || !std::isnan(layer.all.v.codebook_bound); };
+  if (layers.empty() || std::any_of(layers.begin(), layers.end(), has_codebook)) {
+    add(fixed_quantity("codebook-bound",
+                       [](const PartNumbers& n) { return std::isnan(n.codebook_bound) ? std::nullopt : std::optional(n.codebook_bound); }),
+        1.0);
+  }
   if (has_sketch) {
     add({"qjl-slope", false, "k", slope_error}, kLargestSlopeError);
   }

@@ -3,24 +3,19 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <map>
-#include <mutex>
 #include <numeric>
 #include <random>
 
 #include "lib/error.h"
-#include "lib/measure/attention_stats.h"
-#include "lib/measure/error_stats.h"
 #include "lib/measure/key_health.h"
-#include "lib/pack/pack_kv.h"
+#include "lib/verify/head_sums.h"
 
 namespace tq {
 namespace {
 
 constexpr std::int64_t kFewestTokensToPermute = 16;
 constexpr std::uint32_t kPermutationSeed = 2504;
-constexpr std::size_t kRemedies = 3;
 constexpr int kKeptChannels = 4;
 
 /// The codec under test with the ones that measure beside it.
@@ -47,133 +42,6 @@ CodecSet make_codec_set(std::shared_ptr<const CacheCodec> main) {
   if (scheme.kind == CacheKind::kTurboQuant && scheme.rows.qjl) set.other_sketch = main->with_sketch_seed(*scheme.rows.qjl + 1);
   set.main = std::move(main);
   return set;
-}
-
-/// What is summed over the rows of one head, and then over the heads of a layer.
-struct PartSums {
-  ErrorStats errors;
-  double expected = 0;        ///< error energy that theory expects; NaN where it says nothing
-  bool has_seeds = false;
-  bool has_sketch = false;
-  double residual_dot_sketch = 0;
-  double residual_dot_other_sketch = 0;  ///< the same signs, with the matrix of another seed
-  std::array<double, kOtherSeeds> other_seed_error{};
-  std::array<ErrorStats, kControls> controls;
-
-  void merge(const PartSums& other) {
-    errors.merge(other.errors);
-    expected += other.expected;
-    has_seeds |= other.has_seeds;
-    residual_dot_sketch += other.residual_dot_sketch;
-    residual_dot_other_sketch += other.residual_dot_other_sketch;
-    has_sketch |= other.has_sketch;
-    for (std::size_t i = 0; i < kOtherSeeds; ++i) other_seed_error[i] += other.other_seed_error[i];
-    for (std::size_t i = 0; i < kControls; ++i) controls[i].merge(other.controls[i]);
-  }
-};
-
-struct Sums {
-  PartSums k, v;
-  std::optional<AttentionStats> attention;
-  std::array<std::optional<AttentionStats>, kControls> k_control_attention;
-  KeyHealthNumbers health;
-  std::array<double, kRemedies> remedy_error{};  ///< error energy of K with each remedy: center, channels, one bit
-  int kept_channels = 0;
-
-  void merge(const Sums& other) {
-    k.merge(other.k);
-    v.merge(other.v);
-    const auto merge_attention = [](auto& into, const auto& from) {
-      if (!from) return;
-      if (!into) into.emplace();
-      into->merge(*from);
-    };
-    merge_attention(attention, other.attention);
-    for (std::size_t i = 0; i < kControls; ++i) merge_attention(k_control_attention[i], other.k_control_attention[i]);
-    if (other.health.mean_energy_share > health.mean_energy_share) {
-      health.mean_energy_share = other.health.mean_energy_share;
-      health.mean_head = other.health.mean_head;
-    }
-    for (std::size_t i = 0; i < kRemedies; ++i) remedy_error[i] += other.remedy_error[i];
-    kept_channels = other.kept_channels;
-    if (other.health.channel_rms_ratio > health.channel_rms_ratio) {
-      health.channel_rms_ratio = other.health.channel_rms_ratio;
-      health.channel_head = other.health.channel_head;
-      health.channel = other.health.channel;
-    }
-  }
-};
-
-/// D, its bound and its ideal cosine are of the codec in use, of outliers and rows the worse; NaN where nothing is rotated.
-void describe_codec(const CacheCodec& codec, PartNumbers& n) {
-  const CacheScheme& scheme = codec.scheme();
-  n.dim = scheme.dim;
-  const bool has_sketch = scheme.kind == CacheKind::kTurboQuant && scheme.rows.qjl;
-  n.average_bits = scheme.average_bits() - (has_sketch ? 1 : 0);
-  n.bits = scheme.kind == CacheKind::kTurboQuant ? scheme.rows.bits : static_cast<int>(n.average_bits);
-  n.distortion = n.codebook_bound = std::numeric_limits<double>::quiet_NaN();
-  n.ideal_cosine = scheme.kind == CacheKind::kExact ? 1.0 : std::sqrt(1.0 - theorem1_bound(n.bits));
-  for (const Codec* rows : {codec.outliers(), codec.rows()}) {
-    if (rows == nullptr) continue;
-    n.distortion = rows->distortion();
-    const double ratio = n.distortion / theorem1_bound(rows->scheme().bits);
-    n.codebook_bound = std::isnan(n.codebook_bound) ? ratio : std::max(ratio, n.codebook_bound);
-    n.ideal_cosine = std::sqrt(1.0 - table_distortion(rows->codebook(), Density::kBeta, rows->scheme().dim));
-  }
-}
-
-PartNumbers summarize(const PartSums& sums, const CacheCodec& codec) {
-  const ErrorStats& e = sums.errors;
-  PartNumbers n;
-  describe_codec(codec, n);
-  n.rows = e.rows();
-  n.relative_mse = e.relative_mse();
-  n.expected_mse = e.x_energy() > 0 ? sums.expected / e.x_energy() : n.distortion;
-  n.mse_ratio = n.relative_mse / n.expected_mse;
-  n.bound_ratio = n.relative_mse / theorem1_bound(n.bits);
-  n.bits_lost = 0.5 * std::log2(n.relative_mse * std::exp2(2 * n.average_bits));
-  n.cosine_flattened = e.cosine_flattened();
-  n.cosine_mean = e.cosine_mean();
-  n.cosine_p1 = e.cosine_p1();
-  n.cosine_min = e.cosine_min();
-  n.norm_bias = e.norm_bias();
-  n.worst_row = e.worst_row();
-  if (sums.has_sketch) {
-    n.qjl_slope = sums.residual_dot_sketch / e.error_energy();
-    n.qjl_slope_other_seed = sums.residual_dot_other_sketch / e.error_energy();
-  }
-  n.other_seeds_mean = n.other_seeds_min = n.other_seeds_max = std::numeric_limits<double>::quiet_NaN();
-  if (sums.has_seeds) {
-    const double unit = sums.expected > 0 ? sums.expected : 1.0;
-    const auto [low, high] = std::minmax_element(sums.other_seed_error.begin(), sums.other_seed_error.end());
-    n.other_seeds_min = *low / unit;
-    n.other_seeds_max = *high / unit;
-    n.other_seeds_mean = std::accumulate(sums.other_seed_error.begin(), sums.other_seed_error.end(), 0.0) / unit / kOtherSeeds;
-  }
-  for (std::size_t i = 0; i < kControls; ++i) {
-    const ErrorStats& c = sums.controls[i];
-    if (c.rows() > 0) n.controls[i] = {c.cosine_flattened(), c.cosine_min(), c.relative_mse()};
-  }
-  return n;
-}
-
-std::optional<AttentionNumbers> summarize(const std::optional<AttentionStats>& stats) {
-  if (!stats) return std::nullopt;
-  return AttentionNumbers{stats->queries(), stats->logit_rmse(), stats->kl_mean(), stats->kl_p99(), stats->kl_max(),
-                          stats->top1_agreement(), stats->output_relative_error(), stats->output_cosine_mean()};
-}
-
-Measurement summarize(const Sums& sums, const CacheCodec& k_codec, const CacheCodec& v_codec) {
-  Measurement m;
-  m.k = summarize(sums.k, k_codec);
-  m.v = summarize(sums.v, v_codec);
-  m.attention = summarize(sums.attention);
-  for (std::size_t i = 0; i < kControls; ++i) m.k_control_attention[i] = summarize(sums.k_control_attention[i]);
-  m.health = sums.health;
-  const double error = sums.k.errors.error_energy();
-  const auto gain = [&](std::size_t i) { return error > 0 ? sums.remedy_error[i] / error : 1.0; };
-  m.health.remedies = {gain(0), gain(1), gain(2), sums.kept_channels};
-  return m;
 }
 
 /// Rows of one head, coded and back.
@@ -206,8 +74,8 @@ class Measurer {
     return *codecs_[layer][static_cast<std::size_t>(part)][static_cast<std::size_t>(head)];
   }
 
-  Sums measure_head(std::size_t layer, std::int64_t head) const {
-    Sums sums;
+  HeadSums measure_head(std::size_t layer, std::int64_t head) const {
+    HeadSums sums;
     const std::vector<float> k = source_.read_head(layer, Part::kKeys, head);
     const std::vector<float> v = source_.read_head(layer, Part::kValues, head);
     const CodecSet& k_set = codecs(layer, KvPart::kKeys, head);
@@ -221,9 +89,7 @@ class Measurer {
     if (source_.layers()[layer].query_heads == 0) return sums;
 
     const std::vector<float> q = read_queries(layer, head);
-    AttentionInputs in = inputs(layer, head, q, k, k_hat.for_attention, v, v_hat.rows);
-    in.recent = k_set.main->scheme().recent;
-    sums.attention = measure_attention(in);
+    sums.attention = measure_attention(inputs(layer, head, q, k, k_hat.for_attention, v, v_hat.rows));
     if (!options_.control_attention) return sums;
     for (int i = 0; i < kControls; ++i) {
       const auto control = static_cast<Control>(i);
@@ -262,6 +128,7 @@ class Measurer {
   void measure_part(const CodecSet& set, const std::vector<float>& x, const Reconstruction& coded, PartSums& sums) const {
     const int dim = set.main->scheme().dim;
     const std::int64_t rows = coded.coded.tokens;
+    sums.describe(*set.main);
     compare_rows(backend_, dim, DType::kF32, x.data(), DType::kF32, coded.rows.data(), rows, sums.errors);
     sums.expected = expected_error(*set.main, coded.coded, x);
     sums.has_seeds = !set.other_seeds.empty();
@@ -318,6 +185,7 @@ class Measurer {
   void measure_sketch(const CodecSet& set, const std::vector<float>& k, const Reconstruction& k_hat, PartSums& sums) const {
     if (!set.other_sketch) return;
     sums.has_sketch = true;
+    sums.sketched_error = sums.errors.error_energy();
     const auto dot_with_residual = [&](const std::vector<float>& with_sketch) {
       double sum = 0;
       for (std::size_t i = 0; i < k.size(); ++i) {
@@ -334,7 +202,7 @@ class Measurer {
     return error_energy(x, code_again(CacheCodec(plain_scheme(codec.scheme()), std::make_shared<const Codec>(codec), nullptr), x, "remedy"));
   }
 
-  void measure_health(const CodecSet& set, std::int64_t head, const std::vector<float>& k, Sums& sums) const {
+  void measure_health(const CodecSet& set, std::int64_t head, const std::vector<float>& k, HeadSums& sums) const {
     const int dim = set.main->scheme().dim;
     const auto width = static_cast<std::size_t>(dim);
     KeyHealth health(dim);
@@ -358,6 +226,12 @@ class Measurer {
     }
     sums.remedy_error = {coding_error(*set.same, centered), coding_error(*set.same, quiet),
                          set.one_more ? coding_error(*set.one_more, k) : sums.k.errors.error_energy()};
+  }
+
+  /// A head that is kept exactly has no such tokens of its own; then those of the other part count.
+  std::int64_t recent_tokens(std::size_t layer, std::int64_t head) const {
+    return std::max(codecs(layer, KvPart::kKeys, head).main->scheme().recent,
+                    codecs(layer, KvPart::kValues, head).main->scheme().recent);
   }
 
   std::int64_t measured_queries(const SourceLayer& layer) const {
@@ -386,7 +260,7 @@ class Measurer {
     return {.q = q, .k = k, .k_hat = k_hat, .v = v, .v_hat = v_hat,
             .query_heads = shape.query_heads / shape.kv_heads, .q_tokens = measured_queries(shape),
             .tokens = shape.tokens, .d_k = shape.k_dim, .d_v = shape.v_dim, .scale = shape.attention_scale,
-            .softcap = shape.softcap, .window = shape.window,
+            .softcap = shape.softcap, .window = shape.window, .recent = recent_tokens(layer, head),
             .sinks = sinks.empty() ? sinks : sinks.subspan(static_cast<std::size_t>(head) * group, group)};
   }
 
@@ -411,8 +285,8 @@ std::vector<LayerReport> measure_kv(const KvSource& source, const CodecOf& codec
     for (std::int64_t head = 0; head < from.kv_heads; ++head) pieces.emplace_back(layer, head);
   }
 
-  std::vector<Sums> of_worker(static_cast<std::size_t>(options.threads));
-  Sums of_layer;
+  std::vector<HeadSums> of_worker(static_cast<std::size_t>(options.threads));
+  HeadSums of_layer;
   parallel_ordered(
       options.threads, static_cast<std::int64_t>(pieces.size()),
       [&](std::int64_t piece, int worker) {
@@ -421,13 +295,11 @@ std::vector<LayerReport> measure_kv(const KvSource& source, const CodecOf& codec
       },
       [&](std::int64_t piece, int worker) {
         const auto [layer, head] = pieces[static_cast<std::size_t>(piece)];
-        const Sums& sums = of_worker[static_cast<std::size_t>(worker)];
+        const HeadSums& sums = of_worker[static_cast<std::size_t>(worker)];
         LayerReport& report = reports[layer];
-        const CacheCodec& k_codec = *measurer.codecs(layer, KvPart::kKeys, head).main;
-        const CacheCodec& v_codec = *measurer.codecs(layer, KvPart::kValues, head).main;
-        report.heads.push_back(summarize(sums, k_codec, v_codec));
+        report.heads.push_back(summarize(sums));
         of_layer.merge(sums);
-        if (head + 1 == report.kv_heads) report.all = summarize(std::exchange(of_layer, Sums()), k_codec, v_codec);
+        if (head + 1 == report.kv_heads) report.all = summarize(std::exchange(of_layer, HeadSums()));
         if (options.progress) options.progress(1);
       });
   return reports;

@@ -190,7 +190,7 @@ struct VerifyReport {
   std::optional<ModelNumbers> model_numbers;  ///< of "model"
   std::optional<EffectReport> effect;         ///< of "model"
   std::string backend;
-  double k_bits = 0, v_bits = 0;   ///< of the first layer, the bit of a sketch included
+  double k_bits = 0, v_bits = 0;   ///< of a value, over all: CacheScheme::value_bits(), so the bit of a sketch included
   std::vector<SchemeUse> schemes;  ///< K and V, in the order of the layers
   std::vector<LayerReport> layers;  ///< none where only weights were exchanged: then what is said of K, V and codes is void
   double threshold = 0;

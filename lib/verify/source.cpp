@@ -23,7 +23,8 @@ class DumpSource final : public KvSource {
       out.tokens = layer.k.tokens;
       out.k_dim = layer.k.head_dim;
       out.v_dim = layer.v.head_dim;
-      out.dtype = layer.k.info.dtype;
+      out.k_dtype = layer.k.info.dtype;
+      out.v_dtype = layer.v.info.dtype;
       if (layer.q) {
         out.query_heads = layer.q->heads;
         out.q_tokens = layer.q->tokens;

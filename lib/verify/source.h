@@ -19,7 +19,7 @@ struct SourceLayer {
   std::int64_t tokens = 0;
   int k_dim = 0;
   int v_dim = 0;
-  DType dtype = DType::kF32;     ///< that keys and values came in
+  DType k_dtype = DType::kF32, v_dtype = DType::kF32;  ///< that keys and values came in
   std::int64_t query_heads = 0;  ///< 0: no queries were captured
   std::int64_t q_tokens = 0;
   double attention_scale = 1.0;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <map>
 
@@ -18,10 +19,14 @@ constexpr double kMeanDominates = 0.5;
 constexpr std::int64_t kFewestTokensForAMean = 16;  // of one token the mean is all
 
 CodecOf make_codecs(const KvSource& source, const VerifyOptions& options) {
+  std::map<int, std::int64_t> heads;
+  for (const SourceLayer& layer : source.layers()) heads[layer.index] = layer.kv_heads;
+  options.scheme.check_layers(heads, source.name());
   return [&source, codecs = std::make_shared<KvCodecs>(options.scheme)](std::size_t layer, KvPart part, std::int64_t head) {
     const SourceLayer& shape = source.layers()[layer];
-    return codecs->find(part, {shape.index, layer, source.layers().size()}, head,
-                        part == KvPart::kKeys ? shape.k_dim : shape.v_dim, shape.dtype);
+    const bool keys = part == KvPart::kKeys;
+    return codecs->find(part, {shape.index, layer, source.layers().size()}, head, keys ? shape.k_dim : shape.v_dim,
+                        keys ? shape.k_dtype : shape.v_dtype);
   };
 }
 
@@ -62,7 +67,9 @@ void warn_of_scheme(VerifyReport& report) {
         "rotation=identity: Theorem 1 does not hold without a random rotation; the worst relative MSE is {:.2f} times what "
         "the same codebook gives rotated rows; use --rotation rht2", worst));
   }
-  if (uses(" qjl=") && !report.layers.empty() && std::isfinite(report.layers.front().all.k.qjl_slope)) {
+  const bool has_sketch = std::any_of(report.layers.begin(), report.layers.end(),
+                                      [](const LayerReport& layer) { return std::isfinite(layer.all.k.qjl_slope); });
+  if (has_sketch) {
     report.warnings.push_back("--qjl-keys: codec metrics of K are of the codes alone, attention metrics of the unbiased "
                               "estimator; at equal bits the codes alone with one bit more are better for softmax attention");
   }
@@ -70,14 +77,17 @@ void warn_of_scheme(VerifyReport& report) {
 
 /// Which scheme stands where, and what it takes.
 void describe_schemes(const KvSource& source, const CodecOf& codec_of, VerifyReport& report) {
+  std::array<double, 2> bits{};
+  std::array<double, 2> values{};
   for (std::size_t i = 0; i < source.layers().size(); ++i) {
     const SourceLayer& layer = source.layers()[i];
     for (const KvPart part : {KvPart::kKeys, KvPart::kValues}) {
       const char letter = part == KvPart::kKeys ? 'k' : 'v';
-      if (i == 0) (letter == 'k' ? report.k_bits : report.v_bits) = codec_of(0, part, 0)->scheme().average_bits();
       for (std::int64_t head = 0; head < layer.kv_heads; ++head) {
         const CacheScheme& scheme = codec_of(i, part, head)->scheme();
         report.packed_bytes += scheme.bytes(1, layer.tokens);
+        bits[static_cast<std::size_t>(part)] += scheme.value_bits(1, layer.tokens);
+        values[static_cast<std::size_t>(part)] += static_cast<double>(scheme.dim) * static_cast<double>(layer.tokens);
         const std::string text = format_cache_scheme(scheme);
         const auto same = [&](const SchemeUse& use) { return use.part == letter && use.scheme == text; };
         auto use = std::find_if(report.schemes.begin(), report.schemes.end(), same);
@@ -86,6 +96,8 @@ void describe_schemes(const KvSource& source, const CodecOf& codec_of, VerifyRep
       }
     }
   }
+  report.k_bits = bits[0] / values[0];
+  report.v_bits = bits[1] / values[1];
 }
 
 /// Measures, judges, and warns: the same for every source.
@@ -153,7 +165,10 @@ void advise_on_keys(VerifyReport& report) {
   };
   std::vector<Place> places;
   for (const LayerReport& layer : report.layers) {
-    for (std::size_t head = 0; head < layer.heads.size(); ++head) places.push_back({layer.index, head, &layer.heads[head].health});
+    for (std::size_t head = 0; head < layer.heads.size(); ++head) {
+      const KeyHealthNumbers& health = layer.heads[head].health;
+      if (health.remedies.kept_channels > 0) places.push_back({layer.index, head, &health});  // else not measured
+    }
   }
   std::stable_sort(places.begin(), places.end(), [](const Place& a, const Place& b) {
     return a.health->mean_energy_share > b.health->mean_energy_share;
@@ -162,7 +177,7 @@ void advise_on_keys(VerifyReport& report) {
   for (const Place& place : places) {
     const KeyRemedies& r = place.health->remedies;
     report.advice.push_back(fmt::format(
-        "layer {}, head {}: the error energy of K would be {:.2f} of what it is with the mean over tokens subtracted, {:.2f} "
+        "layer {}, head {}: the error energy of K would be {:.2f} of what it is with the mean over tokens subtracted (--k-center), {:.2f} "
         "with its {} loudest channels kept, {:.2f} with one bit more", place.layer, place.head, r.center, r.channels,
         r.kept_channels, r.one_bit));
   }
