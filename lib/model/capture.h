@@ -31,7 +31,8 @@ struct CaptureResult {
 CaptureResult capture_kv(const Model& model, const Prompt& prompt, const std::string& path,
                          const CaptureOptions& options);
 
-/// The name that reports give a model: the last part of its path, or the hub id.
+/// The name that reports give a model: the last part of its path, or the hub id. By directory, or by the opened model.
+std::string model_name(const std::string& dir);
 std::string model_name(const Model& model);
 
 }  // namespace tq

@@ -8,7 +8,7 @@ import helpers
 from helpers import COULD_NOT, DONE, USAGE, CliTest
 
 COMMANDS = ("codebook", "pack-kv", "unpack-kv", "pack-weights", "merge-shards", "unpack-weights", "inspect", "diff", "verify",
-            "capture", "tokenize", "bench")
+            "capture", "tokenize", "size", "bench")
 
 
 class Help(CliTest):
