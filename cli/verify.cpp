@@ -169,7 +169,7 @@ void declare_sources(CLI::App& sub, Options& options) {
     sub.add_option(name, value, help)->check(CLI::Range(low, high))->needs(synthetic)->group("With --synthetic");
   };
   options.paper.declare(sub, group);
-  sub.add_option("--dim", options.dims, "head_dim, 8..1024 (default 128); with --paper one or more (default 64 128 256)")
+  sub.add_option("--dim", options.dims, "head_dim, 8..1024 (default 128); with --paper one or more (default 64 128 256)")->default_str("128")
       ->check(CLI::Range(kMinDim, kMaxRowDim))->group("With --synthetic or --paper");
   synthetic_option("--heads", options.shape.kv_heads, "KV heads, 1..1024", std::int64_t{1}, std::int64_t{1024});
   synthetic_option("--layers", options.shape.layers, "layers, 1..1024", 1, 1024);

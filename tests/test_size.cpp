@@ -140,7 +140,8 @@ TEST_CASE("options of a scheme are a row of their own") {
   options.scheme->boundary_layers = 1;
   options.scheme->sinks = 4;
   options.scheme->layers[1] = {{3}, {2, 4}};
-  const CacheSize& given = find(plan(llama(), options), "given");
+  const SizePlan p = plan(llama(), options);
+  const CacheSize& given = find(p, "given");
   const std::uint64_t exact = 2 * 100 * 256;                                       // layers 0 and 2
   const std::uint64_t coded = 96 * (2 * 26 + 18 + 34) + 4 * 2 * 256;  // layer 1: K 24 + 2; V 16 + 2 and 32 + 2
   CHECK(given.bytes[0] == 2 * exact + coded);
@@ -167,28 +168,37 @@ TEST_CASE("weights by hand") {
   CHECK(padded.weights[1].quantized == 3 * 68 * (4 * (512 + 512 + 128 + 128 + 2 * 1400) + 11 * 512));
 }
 
+TEST_CASE("published parameter counts") {
+  const Json big = {{"model_type", "llama"}, {"hidden_size", 4096}, {"num_hidden_layers", 32}, {"num_attention_heads", 32},
+                    {"num_key_value_heads", 8}, {"vocab_size", 128256}, {"intermediate_size", 14336},
+                    {"max_position_embeddings", 131072}, {"tie_word_embeddings", false}};
+  CHECK(plan(big, at({1})).parameters == 8030261248);  // Llama 3.1 8B
+  Json mixtral = big;
+  mixtral.update({{"model_type", "mixtral"}, {"vocab_size", 32000}, {"num_local_experts", 8}, {"num_experts_per_tok", 2}});
+  CHECK(plan(mixtral, at({1})).parameters == 46702792704);  // Mixtral 8x7B
+  CHECK(plan({{"model_type", "gemma2"}}, at({1})).parameters == 2614341888);  // Gemma 2 2B, all by default
+}
+
 TEST_CASE("every checkpoint of the tests is foreseen from its config.json, as packing plans it") {
   int seen = 0;
-  {
-    for (const auto& entry : fs::directory_iterator(fs::path(TQ_TESTS_DIR) / "prefill")) {
-      if (!fs::exists(entry.path() / "config.json")) continue;
-      const std::string dir = entry.path().string();
-      CAPTURE(dir);
-      const SizePlan size = plan_size(read_model_config(dir, ConfigUse::kSizes), at({1}));
-      const Checkpoint checkpoint = Checkpoint::open(dir);
-      for (const WeightSize& form : size.weights) {
-        WeightOptions options;
-        options.bits = form.bits == 16 ? 4 : form.bits;
-        std::uint64_t quantized = 0, kept = 0;
-        for (const WeightItem& item : plan_weights(checkpoint, options).items) {
-          const auto values = static_cast<std::uint64_t>(item.source->info->elements());
-          (item.is_quantized() ? quantized : kept) += item.is_quantized() && form.bits < 16 ? item.bytes() : 2 * values;
-        }
-        CHECK(form.quantized == quantized);
-        CHECK(form.kept == kept);
+  for (const auto& entry : fs::directory_iterator(fs::path(TQ_TESTS_DIR) / "prefill")) {
+    if (!fs::exists(entry.path() / "config.json")) continue;
+    const std::string dir = entry.path().string();
+    CAPTURE(dir);
+    const SizePlan size = plan_size(read_model_config(dir, ConfigUse::kSizes), at({1}));
+    const Checkpoint checkpoint = Checkpoint::open(dir);
+    for (const WeightSize& form : size.weights) {
+      WeightOptions options;
+      options.bits = form.bits == 16 ? 4 : form.bits;
+      std::uint64_t quantized = 0, kept = 0;
+      for (const WeightItem& item : plan_weights(checkpoint, options).items) {
+        const auto values = static_cast<std::uint64_t>(item.source->info->elements());
+        (item.is_quantized() ? quantized : kept) += item.is_quantized() && form.bits < 16 ? item.bytes() : 2 * values;
       }
-      ++seen;
+      CHECK(form.quantized == quantized);
+      CHECK(form.kept == kept);
     }
+    ++seen;
   }
   CHECK(seen >= 38);
 }
