@@ -19,10 +19,13 @@ struct Options {
   bool json = false;
 };
 
-std::string format_gib(std::uint64_t bytes) { return fmt::format("{:.3f}", static_cast<double>(bytes) / (1 << 30)); }
+std::string format_gib(std::uint64_t bytes) {
+  return fmt::format("{:.3f}", static_cast<double>(bytes) / (1 << 30));
+}
 
 std::string format_ratio(std::uint64_t whole, std::uint64_t part) {
-  return part == 0 ? "-" : fmt::format("{:.2f}x", static_cast<double>(whole) / static_cast<double>(part));
+  return part == 0 ? "-"
+                   : fmt::format("{:.2f}x", static_cast<double>(whole) / static_cast<double>(part));
 }
 
 void print_caches(const SizePlan& plan) {
@@ -52,11 +55,13 @@ void print_caches(const SizePlan& plan) {
 
 void print_weights(const SizePlan& plan) {
   if (plan.weights.empty()) return;
-  fmt::print("\nweights: {} parameters, {} of them quantized by TQ3\n\n", format_count(plan.parameters), format_count(plan.quantized_parameters));
+  fmt::print("\nweights: {} parameters, {} of them quantized by TQ3\n\n",
+             format_count(plan.parameters), format_count(plan.quantized_parameters));
   Table table({"form", "bytes", "GiB", "bits/weight", "less by"});
   for (const WeightSize& size : plan.weights) {
     table.add({size.name, format_count(size.bytes), format_gib(size.bytes),
-               fmt::format("{:.3f}", 8 * static_cast<double>(size.bytes) / static_cast<double>(plan.parameters)),
+               fmt::format("{:.3f}", 8 * static_cast<double>(size.bytes) /
+                                         static_cast<double>(plan.parameters)),
                format_ratio(plan.weights.front().bytes, size.bytes)});
   }
   fmt::print("{}", table.format());
@@ -66,10 +71,15 @@ void print_plan(const SizePlan& plan, const std::string& name, const ModelConfig
   fmt::print("{}: {}, {} layers\n", name, config.model_type, plan.layers);
   for (const CacheShape& shape : plan.shapes) {
     const std::string rows = plan.latent ? fmt::format("a latent row of {}", shape.k_dim)
-                                         : fmt::format("{} KV heads, K of {}, V of {}", shape.heads, shape.k_dim, shape.v_dim);
-    fmt::print("  {} layers: {}{}\n", shape.layers, rows, shape.window ? fmt::format(", a window of {} tokens", *shape.window) : "");
+                                         : fmt::format("{} KV heads, K of {}, V of {}", shape.heads,
+                                                       shape.k_dim, shape.v_dim);
+    fmt::print("  {} layers: {}{}\n", shape.layers, rows,
+               shape.window ? fmt::format(", a window of {} tokens", *shape.window) : "");
   }
-  fmt::print("\nKV cache, {}\n\n", plan.batch == 1 ? "one sequence" : fmt::format("{} sequences", format_count(static_cast<std::uint64_t>(plan.batch))));
+  fmt::print("\nKV cache, {}\n\n",
+             plan.batch == 1 ? "one sequence"
+                             : fmt::format("{} sequences",
+                                           format_count(static_cast<std::uint64_t>(plan.batch))));
   print_caches(plan);
   print_weights(plan);
   fmt::print("\n");
@@ -99,14 +109,22 @@ ExitCode run(Options options) {
 
 void add_size(CLI::App& app, Command& command) {
   auto options = std::make_shared<Options>();
-  CLI::App* sub = app.add_subcommand("size", "count the bytes of a model's KV cache and weights by scheme and context length");
-  sub->footer("Example: tq size --model DIR --contexts 8192,131072 --batch 4\n"
-              "Only config.json is read. A scheme option adds the row 'given'. What is counted: docs/models.md.");
-  sub->add_option("--model", options->model, "directory with config.json, or a hub id in the local Hugging Face cache")
-      ->type_name("DIR")->required();
-  sub->add_option("--contexts", options->size.contexts, "tokens of a sequence, 1..2147483648 each, such as 4096,32768")
-      ->delimiter(',')->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 31));
-  sub->add_option("--batch", options->size.batch, "sequences, 1..1048576")->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20));
+  CLI::App* sub = app.add_subcommand(
+      "size", "count the bytes of a model's KV cache and weights by scheme and context length");
+  sub->footer(
+      "Example: tq size --model DIR --contexts 8192,131072 --batch 4\n"
+      "Only config.json is read. A scheme option adds the row 'given'. What is counted: "
+      "docs/models.md.");
+  sub->add_option("--model", options->model,
+                  "directory with config.json, or a hub id in the local Hugging Face cache")
+      ->type_name("DIR")
+      ->required();
+  sub->add_option("--contexts", options->size.contexts,
+                  "tokens of a sequence, 1..2147483648 each, such as 4096,32768")
+      ->delimiter(',')
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 31));
+  sub->add_option("--batch", options->size.batch, "sequences, 1..1048576")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20));
   options->scheme.declare(*sub);
   sub->add_flag("--json", options->json, "print JSON");
   sub->callback([options, &command] { command = [options] { return run(*options); }; });

@@ -218,7 +218,8 @@ void add_verify(CLI::App& app, Command& command) {
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1000000}));
   options->threads.declare(*sub);
   sub->add_flag("--per-head", options->per_head, "one line a head instead of a layer");
-  sub->add_flag("--json", options->json, "print JSON (docs/verify.schema.json, with --weights docs/verify-weights.schema.json); warnings go to "
+  sub->add_flag("--json", options->json, "print JSON (docs/verify.schema.json, with --weights docs/verify-weights.schema.json, with --paper "
+                                         "docs/verification.md); warnings go to "
                                          "stderr");
   sub->add_flag("--quiet", options->quiet, "no progress on stderr");
   sub->callback([options, &command] { command = [options] { return run(*options); }; });

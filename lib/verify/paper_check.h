@@ -15,7 +15,8 @@ namespace tq {
 /// A mean, or a slope, over samples that come in independent clusters (blocks with a rotation and a sketch of their own).
 struct Estimate {
   double value = std::numeric_limits<double>::quiet_NaN();
-  double standard_error = std::numeric_limits<double>::quiet_NaN();  ///< from the spread between the clusters
+  double standard_error =
+      std::numeric_limits<double>::quiet_NaN();  ///< from the spread between the clusters
   std::int64_t samples = 0;
 };
 
@@ -25,10 +26,12 @@ inline constexpr double kIntervalErrors = 4;
 /// The limits that the interval value +- 4 standard errors is held to. Where theory has an exact value, that value lies within
 /// the other limits, and the interval may reach beyond them as long as it contains the exact value and is narrow.
 struct PaperLimits {
-  double exact = std::numeric_limits<double>::quiet_NaN();  ///< the interval contains it; NaN: theory has no exact value
+  double exact = std::numeric_limits<
+      double>::quiet_NaN();  ///< the interval contains it; NaN: theory has no exact value
   double lower = -std::numeric_limits<double>::infinity();  ///< the interval lies above it ...
   double upper = std::numeric_limits<double>::infinity();   ///< ... and below this
-  double most_error = std::numeric_limits<double>::infinity();  ///< the interval's half width is at most this, or it shows nothing
+  double most_error = std::numeric_limits<
+      double>::infinity();  ///< the interval's half width is at most this, or it shows nothing
 };
 
 enum class PaperVerdict {
@@ -48,7 +51,7 @@ struct PaperCheck {
   Estimate measured;
   PaperLimits limits;
   PaperVerdict verdict = PaperVerdict::kImprecise;
-  std::string control;      ///< what was broken
+  std::string control;  ///< what was broken
   Estimate control_measured;
   bool control_noticed = false;  ///< the broken codec violates the same limits
 };

@@ -17,10 +17,13 @@ inline constexpr std::int64_t kSearchQueries = 64;  ///< of each such set
 /// Shares and means over all queries; what is expected stands in `limits.exact` of a check, and the standard error is that of
 /// the difference to it.
 struct SearchNumbers {
-  Estimate recall_at_1, recall_at_8;  ///< the row with the largest exact product is among the first 1, 8 of the coded ones
-  Estimate rank_correlation;          ///< Spearman's, of exact and coded products, mean over queries
-  Estimate needle;                    ///< of queries at a cosine of 4/sqrt(d) to their row: it has the largest product
-  double expected_recall_at_1 = 0, expected_recall_at_8 = 0, expected_rank_correlation = 0, expected_needle = 0;
+  Estimate recall_at_1,
+      recall_at_8;  ///< the row with the largest exact product is among the first 1, 8 of the coded ones
+  Estimate rank_correlation;  ///< Spearman's, of exact and coded products, mean over queries
+  Estimate
+      needle;  ///< of queries at a cosine of 4/sqrt(d) to their row: it has the largest product
+  double expected_recall_at_1 = 0, expected_recall_at_8 = 0, expected_rank_correlation = 0,
+         expected_needle = 0;
 };
 
 /// settings.rows / 2048 sets of rows, each with a rotation of its own; queries are never rows.
@@ -29,7 +32,7 @@ SearchNumbers measure_search(const Backend& backend, const PaperSubject& subject
 
 /// The four checks of one dim and width. The control has its rows shuffled. None for dim * bits < 24: so few codes give ties,
 /// and an order among equals means nothing.
-std::vector<PaperCheck> check_search(const Backend& backend, const PaperSubject& subject, int dim, int bits,
-                                     const PaperSettings& settings);
+std::vector<PaperCheck> check_search(const Backend& backend, const PaperSubject& subject, int dim,
+                                     int bits, const PaperSettings& settings);
 
 }  // namespace tq

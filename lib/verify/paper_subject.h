@@ -12,12 +12,12 @@ namespace tq {
 
 /// A codec under test. The default is tq's own; controls and tests change one thing.
 struct PaperSubject {
-  double level_factor = 1;   ///< the codebook's levels are multiplied with it
-  double sketch_factor = 1;  ///< the norms of the residuals are, so the sketch is
+  double level_factor = 1;                    ///< the codebook's levels are multiplied with it
+  double sketch_factor = 1;                   ///< the norms of the residuals are, so the sketch is
   std::optional<RotationKind> rotation = {};  ///< in place of the measurement's own
-  int more_bits = 0;         ///< codes have so many bits more than is said
-  bool exact = false;        ///< rows come back as they were
-  bool shuffled = false;     ///< each row comes back in the place of another
+  int more_bits = 0;                          ///< codes have so many bits more than is said
+  bool exact = false;                         ///< rows come back as they were
+  bool shuffled = false;                      ///< each row comes back in the place of another
 
   /// The codec of a scheme. Error as Codec's.
   Codec make_codec(const Scheme& scheme) const;
@@ -26,7 +26,8 @@ struct PaperSubject {
 /// How much is measured, and how.
 struct PaperSettings {
   std::uint32_t seed = 1;
-  std::int64_t rows = 131072;  ///< of a measurement, 16384 or more; of those with a sketch a quarter
+  std::int64_t rows =
+      131072;  ///< of a measurement, 16384 or more; of those with a sketch a quarter
   int threads = 1;
 };
 
@@ -35,8 +36,8 @@ std::vector<float> draw_rows(std::uint32_t seed, std::uint32_t stream, std::int6
 
 /// x [count][dim] coded and decoded with a codec that the subject made, with Decode::kInnerProduct where it has a sketch, and
 /// whatever else the subject does to rows.
-std::vector<float> round_trip(const Backend& backend, const PaperSubject& subject, const Codec& codec,
-                              const std::vector<float>& x);
+std::vector<float> round_trip(const Backend& backend, const PaperSubject& subject,
+                              const Codec& codec, const std::vector<float>& x);
 
 /// <x, y> in double.
 double inner_product(const float* x, const float* y, int dim);
@@ -50,7 +51,8 @@ struct ClusterSums {
 Estimate estimate_ratio(const std::vector<ClusterSums>& clusters);
 
 /// Calls measure(cluster) for 0..count-1 on `threads` threads.
-std::vector<ClusterSums> measure_clusters(int threads, std::int64_t count,
-                                          const std::function<ClusterSums(std::int64_t cluster)>& measure);
+std::vector<ClusterSums> measure_clusters(
+    int threads, std::int64_t count,
+    const std::function<ClusterSums(std::int64_t cluster)>& measure);
 
 }  // namespace tq

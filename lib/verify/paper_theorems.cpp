@@ -15,22 +15,26 @@ constexpr std::int64_t kSpikes = 16;
 constexpr std::int64_t kRowsOfRotation = 512;  // of a measurement's rows: so many more rotations
 constexpr double kQueryCosine = 0.8;
 constexpr double kMostSlopeError = 0.01;
-constexpr double kMostRelativeError = 0.02;  // of a distortion; of one that few rotations give, or a sketch, more:
+constexpr double kMostRelativeError =
+    0.02;  // of a distortion; of one that few rotations give, or a sketch, more:
 constexpr double kMostSpikeError = 0.05;
 constexpr double kMostVarianceError = 0.1;
-constexpr double kScaledLevels = 0.61;       // a codebook whose levels are those of another scale, as published ones had
+constexpr double kScaledLevels =
+    0.61;  // a codebook whose levels are those of another scale, as published ones had
 constexpr double kDoubledSketch = 2;
-constexpr std::int64_t kControlShare = 8;    // of the rows, where what is broken is seen at once
+constexpr std::int64_t kControlShare = 8;  // of the rows, where what is broken is seen at once
 
 std::uint32_t seed_of(const PaperSettings& settings, std::int64_t cluster) {
   return settings.seed * 7919u + static_cast<std::uint32_t>(cluster) * 2u + 1u;
 }
 
 /// Sums of |x - x_hat|^2 / |x|^2 over the rows of a cluster.
-ClusterSums sum_errors(const Backend& backend, int dim, const std::vector<float>& x, const std::vector<float>& x_hat) {
+ClusterSums sum_errors(const Backend& backend, int dim, const std::vector<float>& x,
+                       const std::vector<float>& x_hat) {
   ClusterSums sums;
   std::vector<RowSums> rows(x.size() / static_cast<std::size_t>(dim));
-  backend.compare(dim, DType::kF32, x.data(), DType::kF32, x_hat.data(), static_cast<std::int64_t>(rows.size()), rows.data());
+  backend.compare(dim, DType::kF32, x.data(), DType::kF32, x_hat.data(),
+                  static_cast<std::int64_t>(rows.size()), rows.data());
   for (const RowSums& row : rows) {
     sums.y += row.error_energy / row.x_energy;
     sums.x += 1;
@@ -44,7 +48,8 @@ struct ProductSums {
 };
 
 /// x_hat stands for x in inner products with queries of their own for each row.
-ProductSums sum_products(int dim, std::uint32_t seed, std::uint32_t stream, const std::vector<float>& x, const std::vector<float>& x_hat) {
+ProductSums sum_products(int dim, std::uint32_t seed, std::uint32_t stream,
+                         const std::vector<float>& x, const std::vector<float>& x_hat) {
   ProductSums sums;
   const auto count = static_cast<std::int64_t>(x.size()) / dim;
   const std::vector<float> queries = draw_rows(seed, stream, count, dim);
@@ -69,8 +74,8 @@ ProductSums sum_products(int dim, std::uint32_t seed, std::uint32_t stream, cons
   return sums;
 }
 
-InnerProducts measure_products(const Backend& backend, const PaperSubject& subject, const Scheme& scheme, bool codes,
-                               const PaperSettings& settings) {
+InnerProducts measure_products(const Backend& backend, const PaperSubject& subject,
+                               const Scheme& scheme, bool codes, const PaperSettings& settings) {
   const int dim = scheme.dim;
   const Codec base = subject.make_codec(scheme);
   const std::int64_t clusters = settings.rows / kSketchShare / kSketchRows;
@@ -86,7 +91,8 @@ InnerProducts measure_products(const Backend& backend, const PaperSubject& subje
     } else {
       std::vector<std::uint8_t> signs(static_cast<std::size_t>(kSketchRows * scheme.sign_bytes()));
       std::vector<float> norms(static_cast<std::size_t>(kSketchRows));
-      backend.sketch(codec, DType::kF32, x.data(), x_hat.data(), kSketchRows, signs.data(), norms.data());
+      backend.sketch(codec, DType::kF32, x.data(), x_hat.data(), kSketchRows, signs.data(),
+                     norms.data());
       for (float& norm : norms) norm = static_cast<float>(norm * subject.sketch_factor);
       backend.add_sketches(codec, signs.data(), norms.data(), kSketchRows, x_hat.data());
     }
@@ -113,8 +119,9 @@ class Checks {
  public:
   Checks(int dim, int bits, std::uint32_t seed) : dim_(dim), bits_(bits), seed_(seed) {}
 
-  void add(const std::string& name, const std::string& claim, const Estimate& measured, const PaperLimits& limits,
-           const std::string& control, const Estimate& control_measured) {
+  void add(const std::string& name, const std::string& claim, const Estimate& measured,
+           const PaperLimits& limits, const std::string& control,
+           const Estimate& control_measured) {
     PaperCheck check;
     check.name = name;
     check.claim = claim;
@@ -137,8 +144,10 @@ class Checks {
   std::vector<PaperCheck> checks_;
 };
 
-void check_mse(Checks& checks, const Backend& backend, const PaperSubject& subject, int dim, int bits, const PaperSettings& settings) {
-  const double d = table_distortion(find_codebook(Density::kBeta, dim, bits).table, Density::kBeta, dim);
+void check_mse(Checks& checks, const Backend& backend, const PaperSubject& subject, int dim,
+               int bits, const PaperSettings& settings) {
+  const double d =
+      table_distortion(find_codebook(Density::kBeta, dim, bits).table, Density::kBeta, dim);
   PaperLimits limits;
   limits.exact = d;
   limits.upper = theorem1_bound(bits);
@@ -146,8 +155,8 @@ void check_mse(Checks& checks, const Backend& backend, const PaperSubject& subje
   PaperSubject scaled = subject;
   scaled.level_factor *= kScaledLevels;
   const Estimate mse = measure_mse(backend, subject, dim, bits, settings);
-  checks.add("theorem-1", "D_mse is the codebook's D, and at most sqrt(3) pi/2 4^-b", mse, limits, "levels times 0.61",
-             measure_mse(backend, scaled, dim, bits, fewer_rows(settings)));
+  checks.add("theorem-1", "D_mse is the codebook's D, and at most sqrt(3) pi/2 4^-b", mse, limits,
+             "levels times 0.61", measure_mse(backend, scaled, dim, bits, fewer_rows(settings)));
 
   PaperSubject unrotated = subject;
   unrotated.rotation = RotationKind::kIdentity;
@@ -161,11 +170,13 @@ void check_mse(Checks& checks, const Backend& backend, const PaperSubject& subje
   PaperSubject cheat = subject;
   cheat.more_bits = bits < kMaxBits ? 1 : 0;
   cheat.exact = bits == kMaxBits;
-  checks.add("theorem-3", "D_mse is above 4^-b", mse, lower, cheat.exact ? "rows that were not coded" : "one bit more than is said",
+  checks.add("theorem-3", "D_mse is above 4^-b", mse, lower,
+             cheat.exact ? "rows that were not coded" : "one bit more than is said",
              measure_mse(backend, cheat, dim, bits, fewer_rows(settings)));
 }
 
-void check_products(Checks& checks, const Backend& backend, const PaperSubject& subject, int dim, int bits, const PaperSettings& settings) {
+void check_products(Checks& checks, const Backend& backend, const PaperSubject& subject, int dim,
+                    int bits, const PaperSettings& settings) {
   const bool alone = bits == 1;
   const auto measure = [&](const PaperSubject& who, const PaperSettings& how) {
     return alone ? measure_qjl(backend, who, dim, how) : measure_prod(backend, who, dim, bits, how);
@@ -178,9 +189,12 @@ void check_products(Checks& checks, const Backend& backend, const PaperSubject& 
   PaperSubject small = subject;
   small.sketch_factor /= std::sqrt(dim);
   checks.add(stem + "-slope", "<y, x_hat> on <y, x> has the slope 1", found.slope, slope,
-             fmt::format("sketch {:.1f} times too small", std::sqrt(dim)), measure(small, settings).slope);
+             fmt::format("sketch {:.1f} times too small", std::sqrt(dim)),
+             measure(small, settings).slope);
 
-  const double codes = alone ? 1 : table_distortion(find_codebook(Density::kBeta, dim, bits - 1).table, Density::kBeta, dim);
+  const double codes = alone ? 1
+                             : table_distortion(find_codebook(Density::kBeta, dim, bits - 1).table,
+                                                Density::kBeta, dim);
   PaperLimits variance;
   variance.exact = (std::numbers::pi / 2 - 1.0 / dim) * codes;
   variance.upper = alone ? std::numbers::pi / 2 : 2 * std::numbers::pi * theorem1_bound(bits);
@@ -190,48 +204,60 @@ void check_products(Checks& checks, const Backend& backend, const PaperSubject& 
   checks.add(stem + "-variance",
              alone ? "d D_prod / |y|^2 is pi/2 - 1/d, at most pi/2"
                    : "d D_prod / |y|^2 is (pi/2 - 1/d) D_mse(b-1), at most sqrt(3) pi^2 4^-b",
-             found.variance, variance, "sketch twice too large", measure(large, fewer_rows(settings)).variance);
+             found.variance, variance, "sketch twice too large",
+             measure(large, fewer_rows(settings)).variance);
 
   PaperLimits lower;
   lower.lower = shannon_bound(bits);
   PaperSubject exact = subject;
   exact.exact = true;
-  checks.add("theorem-3-prod", "d D_prod / |y|^2 is above 4^-b", found.variance, lower, "rows that were not coded",
-             measure(exact, fewer_rows(settings)).variance);
+  checks.add("theorem-3-prod", "d D_prod / |y|^2 is above 4^-b", found.variance, lower,
+             "rows that were not coded", measure(exact, fewer_rows(settings)).variance);
 }
 
 }  // namespace
 
-Estimate measure_mse(const Backend& backend, const PaperSubject& subject, int dim, int bits, const PaperSettings& settings) {
+Estimate measure_mse(const Backend& backend, const PaperSubject& subject, int dim, int bits,
+                     const PaperSettings& settings) {
   const Codec base = subject.make_codec(default_scheme(bits, dim));
-  return estimate_ratio(measure_clusters(settings.threads, settings.rows / kClusterRows, [&](std::int64_t cluster) {
-    const std::vector<float> x = draw_rows(settings.seed, static_cast<std::uint32_t>(cluster), kClusterRows, dim);
-    return sum_errors(backend, dim, x, round_trip(backend, subject, base.with_seed(seed_of(settings, cluster)), x));
-  }));
+  return estimate_ratio(
+      measure_clusters(settings.threads, settings.rows / kClusterRows, [&](std::int64_t cluster) {
+        const std::vector<float> x =
+            draw_rows(settings.seed, static_cast<std::uint32_t>(cluster), kClusterRows, dim);
+        return sum_errors(
+            backend, dim, x,
+            round_trip(backend, subject, base.with_seed(seed_of(settings, cluster)), x));
+      }));
 }
 
-Estimate measure_mse_of_spikes(const Backend& backend, const PaperSubject& subject, int dim, int bits,
-                               const PaperSettings& settings) {
+Estimate measure_mse_of_spikes(const Backend& backend, const PaperSubject& subject, int dim,
+                               int bits, const PaperSettings& settings) {
   constexpr float kQuiet = 0.02f;
   std::vector<float> x = draw_rows(settings.seed, 0, kSpikes, dim);
   for (float& value : x) value *= kQuiet;
-  for (std::int64_t row = 0; row < kSpikes; ++row) x[static_cast<std::size_t>(row * dim + row * dim / kSpikes)] = 1;
+  for (std::int64_t row = 0; row < kSpikes; ++row)
+    x[static_cast<std::size_t>(row * dim + row * dim / kSpikes)] = 1;
   const Codec base = subject.make_codec(default_scheme(bits, dim, RotationKind::kQr));
-  return estimate_ratio(measure_clusters(settings.threads, settings.rows / kRowsOfRotation, [&](std::int64_t cluster) {
-    return sum_errors(backend, dim, x, round_trip(backend, subject, base.with_seed(seed_of(settings, cluster)), x));
-  }));
+  return estimate_ratio(measure_clusters(
+      settings.threads, settings.rows / kRowsOfRotation, [&](std::int64_t cluster) {
+        return sum_errors(
+            backend, dim, x,
+            round_trip(backend, subject, base.with_seed(seed_of(settings, cluster)), x));
+      }));
 }
 
-InnerProducts measure_prod(const Backend& backend, const PaperSubject& subject, int dim, int bits, const PaperSettings& settings) {
+InnerProducts measure_prod(const Backend& backend, const PaperSubject& subject, int dim, int bits,
+                           const PaperSettings& settings) {
   return measure_products(backend, subject, sketch_scheme(bits - 1, dim), true, settings);
 }
 
-InnerProducts measure_qjl(const Backend& backend, const PaperSubject& subject, int dim, const PaperSettings& settings) {
+InnerProducts measure_qjl(const Backend& backend, const PaperSubject& subject, int dim,
+                          const PaperSettings& settings) {
   return measure_products(backend, subject, sketch_scheme(1, dim), false, settings);
 }
 
-std::vector<PaperCheck> check_theorems(const Backend& backend, const PaperSubject& subject, int dim, int bits,
-                                       const PaperSettings& settings) {
+std::vector<PaperCheck> check_theorems(const Backend& backend, const PaperSubject& subject, int dim,
+                                       int bits, const PaperSettings& settings) {
   Checks checks(dim, bits, settings.seed);
   check_mse(checks, backend, subject, dim, bits, settings);
   check_products(checks, backend, subject, dim, bits, settings);

@@ -9,7 +9,7 @@
 //              direction: d D_prod / |y|^2 = (pi/2 - 1/d) D_mse(b - 1). The paper prints 1.57/d, 0.56/d, 0.18/d and 0.047/d.
 //   Theorem 3  no quantizer of b bits a value has D_mse below 4^-b, nor D_prod below |y|^2 / d 4^-b, on rows that are uniform on
 //              the sphere. A measurement below it is wrong.
-//   QJL        (the paper's Lemma 4) sqrt(pi/2) / d <S y, sign(S x)> is unbiased, with a variance of at most pi/2 |y|^2 / d;
+//   QJL        sqrt(pi/2) / d <S y, sign(S x)> is unbiased, with a variance of at most pi/2 |y|^2 / d;
 //              exactly (pi/2 |y|^2 - <x, y>^2) / d.
 //
 // A mean of errors that are zero in expectation shows no bias, whatever the estimator. So unbiasedness is a slope: that of
@@ -22,11 +22,12 @@
 namespace tq {
 
 /// Relative MSE of rows that are uniform on the sphere, under rht2 with a fresh seed for each cluster.
-Estimate measure_mse(const Backend& backend, const PaperSubject& subject, int dim, int bits, const PaperSettings& settings);
+Estimate measure_mse(const Backend& backend, const PaperSubject& subject, int dim, int bits,
+                     const PaperSettings& settings);
 
 /// Relative MSE of 16 rows with one loud channel, over settings.rows / 512 Haar rotations: Theorem 1 promises it of every row.
-Estimate measure_mse_of_spikes(const Backend& backend, const PaperSubject& subject, int dim, int bits,
-                               const PaperSettings& settings);
+Estimate measure_mse_of_spikes(const Backend& backend, const PaperSubject& subject, int dim,
+                               int bits, const PaperSettings& settings);
 
 /// Of an estimator of inner products.
 struct InnerProducts {
@@ -35,13 +36,15 @@ struct InnerProducts {
 };
 
 /// TurboQuant_prod of `bits` bits, 2..8: codes of one bit less, and the sketch.
-InnerProducts measure_prod(const Backend& backend, const PaperSubject& subject, int dim, int bits, const PaperSettings& settings);
+InnerProducts measure_prod(const Backend& backend, const PaperSubject& subject, int dim, int bits,
+                           const PaperSettings& settings);
 /// The sketch alone, of the rows themselves.
-InnerProducts measure_qjl(const Backend& backend, const PaperSubject& subject, int dim, const PaperSettings& settings);
+InnerProducts measure_qjl(const Backend& backend, const PaperSubject& subject, int dim,
+                          const PaperSettings& settings);
 
 /// The checks of one dim and width, each with its control. Theorems 1 and 3 for bits 1..8; Theorem 2 for 2..8; at 1 bit its
 /// place is taken by QJL alone, which is TurboQuant_prod without codes.
-std::vector<PaperCheck> check_theorems(const Backend& backend, const PaperSubject& subject, int dim, int bits,
-                                       const PaperSettings& settings);
+std::vector<PaperCheck> check_theorems(const Backend& backend, const PaperSubject& subject, int dim,
+                                       int bits, const PaperSettings& settings);
 
 }  // namespace tq

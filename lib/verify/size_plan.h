@@ -26,9 +26,10 @@
 namespace tq {
 
 struct SizeOptions {
-  std::vector<std::int64_t> contexts = {4096, 32768, 131072};  ///< tokens of a sequence, 1..2^31 each
-  std::int64_t batch = 1;                                      ///< sequences, 1..2^20
-  std::optional<KvSchemeOptions> scheme = {};                  ///< a row more: of these options
+  std::vector<std::int64_t> contexts = {4096, 32768,
+                                        131072};  ///< tokens of a sequence, 1..2^31 each
+  std::int64_t batch = 1;                         ///< sequences, 1..2^20
+  std::optional<KvSchemeOptions> scheme = {};     ///< a row more: of these options
 };
 
 /// Layers whose caches are alike.
@@ -49,7 +50,7 @@ std::string_view name_of(SizeKind kind);  ///< "baseline", "tq", "given", "other
 struct CacheSize {
   std::string name;  ///< "bf16", "k4v3", "given", "kivi2"
   SizeKind kind = SizeKind::kTq;
-  std::string text;  ///< of tq's: K's and V's scheme of the first layer that has a cache
+  std::string text;     ///< of tq's: K's and V's scheme of the first layer that has a cache
   std::string refused;  ///< why the scheme cannot hold this model; then there are no bytes
   std::vector<std::uint64_t> bytes;  ///< one a context, of the whole batch
 };
@@ -58,22 +59,25 @@ struct CacheSize {
 struct WeightSize {
   std::string name;  ///< "bf16", "tq3, 4 bits"
   int bits = 16;
-  std::uint64_t bytes = 0;       ///< of all tensors
-  std::uint64_t quantized = 0;   ///< of those that TQ3 quantizes: codes and norms, padding of the last group included
-  std::uint64_t kept = 0;        ///< of the others, in BF16
+  std::uint64_t bytes = 0;  ///< of all tensors
+  std::uint64_t quantized =
+      0;  ///< of those that TQ3 quantizes: codes and norms, padding of the last group included
+  std::uint64_t kept = 0;  ///< of the others, in BF16
 };
 
 struct SizePlan {
   std::vector<std::int64_t> contexts;
   std::int64_t batch = 1;
   bool latent = false;
-  std::int64_t layers = 0;             ///< all of the model
-  std::vector<CacheShape> shapes;      ///< in the order of the layers; layers without a cache are in none
-  std::vector<CacheSize> caches;       ///< the baseline first
-  std::uint64_t parameters = 0;        ///< values of all tensors; 0: not known
+  std::int64_t layers = 0;  ///< all of the model
+  std::vector<CacheShape>
+      shapes;  ///< in the order of the layers; layers without a cache are in none
+  std::vector<CacheSize> caches;  ///< the baseline first
+  std::uint64_t parameters = 0;   ///< values of all tensors; 0: not known
   std::uint64_t quantized_parameters = 0;
-  std::vector<WeightSize> weights;     ///< BF16, then native TQ3 at 4, 3 and 2 bits, groups of 128; empty: not known
-  std::vector<std::string> notes;      ///< what was assumed of this model
+  std::vector<WeightSize>
+      weights;  ///< BF16, then native TQ3 at 4, 3 and 2 bits, groups of 128; empty: not known
+  std::vector<std::string> notes;  ///< what was assumed of this model
 };
 
 /// Error, which names config.json: sizes that overflow 64 bits, more tensors than list_tensors() lists, and for the options'
@@ -81,6 +85,7 @@ struct SizePlan {
 SizePlan plan_size(const ModelConfig& config, const SizeOptions& options);
 
 /// All of it as a JSON object; `model` is its name.
-std::string format_size_json(const SizePlan& plan, const std::string& model, const ModelConfig& config);
+std::string format_size_json(const SizePlan& plan, const std::string& model,
+                             const ModelConfig& config);
 
 }  // namespace tq

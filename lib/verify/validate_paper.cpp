@@ -12,7 +12,8 @@ namespace {
 constexpr std::int64_t kFewestRows = 16384;
 
 void check_range(const std::vector<int>& values, int low, int high, const std::string& what) {
-  const bool fine = !values.empty() && std::all_of(values.begin(), values.end(), [&](int x) { return x >= low && x <= high; });
+  const bool fine = !values.empty() && std::all_of(values.begin(), values.end(),
+                                                   [&](int x) { return x >= low && x <= high; });
   if (!fine) throw UsageError("verify --paper: " + what);
 }
 
