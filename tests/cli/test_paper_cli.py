@@ -8,9 +8,9 @@ CHECKS = {"theorem-1", "theorem-1-any-row", "theorem-3", "theorem-2-slope", "the
 
 class Paper(CliTest):
     def test_report(self):
-        report = self.json("verify", "--paper", "--dim", 64, "--bits", 2, "--rows", 65536, "--seed", 7, "--json", "--quiet", code=DONE)
+        report = self.json("verify", "--paper", "--dim", 64, "--bits", 2, "--rows", 32768, "--seed", 7, "--json", "--quiet", code=DONE)
         self.assertEqual((report["status"], report["exit_code"], report["source"]), ("PASS", 0, "paper"))
-        self.assertEqual((report["dims"], report["bits"], report["seed"], report["rows"]), ([64], [2], 7, 65536))
+        self.assertEqual((report["dims"], report["bits"], report["seed"], report["rows"]), ([64], [2], 7, 32768))
         self.assertEqual({check["check"] for check in report["checks"]}, CHECKS)
         for check in report["checks"]:
             with self.subTest(check=check["check"]):
@@ -23,7 +23,7 @@ class Paper(CliTest):
                 if exact is not None:
                     self.assertTrue(low <= exact <= high)
         mse = next(check for check in report["checks"] if check["check"] == "theorem-1")
-        self.assertAlmostEqual(mse["measured"]["value"], 0.1145, delta=0.0006)
+        self.assertAlmostEqual(mse["measured"]["value"], 0.1145, delta=0.0008)
         self.assertAlmostEqual(mse["limits"]["upper"], 0.17004, delta=1e-4)
         self.assertAlmostEqual(mse["control"]["measured"]["value"], 0.198, delta=0.005)
 
