@@ -23,6 +23,7 @@ void add_verify(CLI::App& app, Command& command);
 void add_plan(CLI::App& app, Command& command);
 void add_tokenize(CLI::App& app, Command& command);
 void add_capture(CLI::App& app, Command& command);
+void add_size(CLI::App& app, Command& command);
 void add_bench(CLI::App& app, Command& command);
 
 }  // namespace tq::cli

@@ -32,6 +32,7 @@ std::string format_effect(const EffectReport& effect) {
                         format_count(effect.weight_bytes),
                         static_cast<double>(effect.reference_weight_bytes) / static_cast<double>(effect.weight_bytes));
   }
+  if (t.predictions == 0) return text + "no predictions: one token has none before it\n";
   text += fmt::format("KL, nats      mean {}, standard error {:.2g}, median {:.4g}, p99 {:.4g}, max {:.4g}\n",
                       format_interval(t.kl), t.kl_standard_error, t.kl_median, t.kl_p99, t.kl_max);
   text += fmt::format("Perplexity    {:.4g} -> {:.4g}, ratio {}\n", t.reference_perplexity, t.perplexity,

@@ -100,6 +100,7 @@ int main(int argc, char** argv) {
   tq::cli::add_plan(app, command);
   tq::cli::add_capture(app, command);
   tq::cli::add_tokenize(app, command);
+  tq::cli::add_size(app, command);
   tq::cli::add_bench(app, command);
   try {
     app.parse(read_arguments(argc, argv));

@@ -20,11 +20,13 @@ void SchemeOptions::declare(CLI::App& app) {
     all_.push_back(option->group("Scheme"));
     return option;
   };
-  CLI::Option* bits = add(app.add_option("--bits", bits_, "bits of a value, K and V alike, 1..8")->check(bits_range));
+  CLI::Option* bits = add(app.add_option("--bits", bits_, "bits of a value, K and V alike, 1..8")->check(bits_range)
+                              ->delimiter(',')->allow_extra_args(false)->default_str("4")->type_name("INT"));
   CLI::Option* k = add(app.add_option("--k-bits", scheme_.k_bits, "bits of a value of K, 1..8")->check(bits_range));
   CLI::Option* v = add(app.add_option("--v-bits", scheme_.v_bits, "bits of a value of V, 1..8")->check(bits_range));
   k->needs(v)->excludes(bits);
   v->needs(k)->excludes(bits);
+  given_bits_ = bits;
   given_k_bits_ = k;
   add(app.add_option("--rotation", rotation_,
                      "rht2: signs, Hadamard, signs; rht1: signs, Hadamard; qr: Haar (rht2 and rht1 too at dims that have no "
@@ -87,7 +89,8 @@ std::pair<int, int> parse_pair(const char* option, const std::string& text, std:
 
 KvSchemeOptions SchemeOptions::resolve() const {
   KvSchemeOptions scheme = scheme_;
-  if (given_k_bits_->count() == 0) scheme.k_bits = scheme.v_bits = bits_;
+  if (bits_.size() != 1) throw UsageError("--bits: give one number, 1..8; --k-bits and --v-bits are apart");
+  if (given_k_bits_->count() == 0) scheme.k_bits = scheme.v_bits = bits_.front();
   scheme.rotation = parse_rotation(rotation_);
   scheme.norm = parse_norm_mode(norm_);
   scheme.norm_dtype = norm_dtype_ == "f16" ? DType::kF16 : DType::kF32;
@@ -110,9 +113,11 @@ KvSchemeOptions SchemeOptions::resolve() const {
   return scheme;
 }
 
-std::optional<std::string> SchemeOptions::first_given() const {
+std::vector<int> SchemeOptions::given_bits() const { return given_bits_->count() > 0 ? bits_ : std::vector<int>(); }
+
+std::optional<std::string> SchemeOptions::first_given(std::string_view besides) const {
   for (const CLI::Option* option : all_) {
-    if (option->count() > 0) return option->get_name();
+    if (option->count() > 0 && option->get_name() != besides) return option->get_name();
   }
   return std::nullopt;
 }

@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "lib/cache/kv_options.h"
@@ -16,16 +17,19 @@ class SchemeOptions {
   void declare(CLI::App& app);
   /// What was given, --bits copied to K and V. Throws UsageError for values that do not go together.
   KvSchemeOptions resolve() const;
-  /// The name of a scheme option that was given, or nothing.
-  std::optional<std::string> first_given() const;
+  /// The name of a scheme option that was given, other than `besides`, or nothing.
+  std::optional<std::string> first_given(std::string_view besides = {}) const;
+  /// What was given with --bits, as a list; only `tq verify --paper` takes more than one.
+  std::vector<int> given_bits() const;
 
  private:
-  int bits_ = 4;
+  std::vector<int> bits_ = {4};
   KvSchemeOptions scheme_;
   std::string rotation_ = "rht2";
   std::string norm_ = "raw";
   std::string norm_dtype_ = "f32";
   std::string outliers_, boundary_, scheme_file_;
+  CLI::Option* given_bits_ = nullptr;
   CLI::Option* given_k_bits_ = nullptr;
   CLI::Option* given_norm_ = nullptr;
   CLI::Option* given_outliers_ = nullptr;

@@ -8,6 +8,7 @@
 #include "cli/terminal.h"
 #include "cli/verify_compare.h"
 #include "cli/verify_model.h"
+#include "cli/verify_paper.h"
 #include "cli/verify_table.h"
 #include "cli/verify_weights.h"
 #include "lib/verify/report_json.h"
@@ -27,7 +28,9 @@ struct Options {
   WeightGateOptions weight_gates;
   bool synthetic = false;
   SyntheticShape shape;
-  int synthetic_dim = 128;
+  std::vector<int> dims;             ///< of --synthetic one
+  std::optional<std::uint32_t> seed;
+  PaperArguments paper;
   SchemeOptions scheme;
   GateOptions gates;
   ThreadOption threads;
@@ -56,11 +59,15 @@ void check_compare(const Options& options, bool gates_cache) {
 
 void check_source(const Options& options) {
   const int sources = (options.kv.empty() ? 0 : 1) + (options.packed.empty() ? 0 : 1) + (options.weights.empty() ? 0 : 1) +
-                      (options.synthetic ? 1 : 0) + (options.model.model.empty() ? 0 : 1);
+                      (options.synthetic ? 1 : 0) + (options.model.model.empty() ? 0 : 1) + (options.paper.paper ? 1 : 0);
   if (sources != 1) {
     throw UsageError("verify needs exactly one source: --model DIR, --kv DUMP, --packed FILE --against DUMP, --weights DIR "
-                     "--against MODEL, or --synthetic");
+                     "--against MODEL, --synthetic, or --paper");
   }
+  if (!options.synthetic && !options.paper.paper && (options.seed || !options.dims.empty())) {
+    throw UsageError(fmt::format("{} requires --synthetic or --paper", options.seed ? "--seed" : "--dim"));
+  }
+  if (options.synthetic && options.dims.size() > 1) throw UsageError("--dim: --synthetic has one");
   if (options.packed.empty() == options.weights.empty() && !options.against.empty()) {
     throw UsageError("--against goes with --packed or --weights");
   }
@@ -79,7 +86,7 @@ void check_source(const Options& options) {
     throw UsageError(fmt::format("--tokens with --synthetic is at most {}", kMostSyntheticTokens));
   }
   constexpr std::int64_t kMostSyntheticValues = std::int64_t{1} << 27;
-  if (options.synthetic && options.tokens.value_or(options.shape.tokens) * options.synthetic_dim > kMostSyntheticValues) {
+  if (options.synthetic && options.tokens.value_or(options.shape.tokens) * options.shape.k_dim > kMostSyntheticValues) {
     throw UsageError(fmt::format("--tokens times --dim is at most {}", kMostSyntheticValues));
   }
   const GateOptions& g = options.gates;
@@ -134,8 +141,27 @@ VerifyReport measure(const Options& options) {
   return verify_packed(KvFile::open(options.packed), dump, verify, *backend);
 }
 
+ExitCode run_paper(Options& options) {
+  const GateOptions& g = options.gates;
+  if (g.threshold || g.min_token_cosine || g.max_rel_mse_ratio || g.max_attention_kl || g.min_attention_top1 || options.weight_gates.max_rel_mse) {
+    throw UsageError("--paper has no gates to set: its limits are the theorems'");
+  }
+  if (const auto name = options.scheme.first_given("--bits")) {
+    throw UsageError(fmt::format("{} does not go with --paper, which says what it measures; --bits does", *name));
+  }
+  PaperOptions& paper = options.paper.options;
+  if (!options.dims.empty()) paper.dims = options.dims;
+  if (const auto bits = options.scheme.given_bits(); !bits.empty()) paper.bits = bits;
+  if (options.seed) paper.settings.seed = *options.seed;
+  paper.settings.threads = options.threads.threads;
+  return run_verify_paper(paper, options.json, options.quiet);
+}
+
 ExitCode run(Options options) {
+  if (options.dims.size() == 1) options.shape.k_dim = options.shape.v_dim = options.dims.front();
+  if (options.seed) options.shape.seed = *options.seed;
   check_source(options);
+  if (options.paper.paper) return run_paper(options);
   if (options.model.check) return check_model(options.model, options.json);
   if (!options.compare.schemes.empty()) {
     return run_compare(options.compare, options.kv, options.model, options.tokens, options.threads.threads,
@@ -146,7 +172,6 @@ ExitCode run(Options options) {
     return run_verify_weights({options.weights, options.against, options.weight_gates, options.threads.threads, options.json,
                                options.quiet});
   }
-  options.shape.k_dim = options.shape.v_dim = options.synthetic_dim;
   if (options.tokens) options.shape.tokens = *options.tokens;
   const VerifyReport report = measure(options);
   const ExitCode code = exit_code_of(report.verdict);
@@ -189,12 +214,14 @@ void declare_sources(CLI::App& sub, Options& options) {
   const auto synthetic_option = [&](const char* name, auto& value, const char* help, auto low, auto high) {
     sub.add_option(name, value, help)->check(CLI::Range(low, high))->needs(synthetic)->group("With --synthetic");
   };
-  synthetic_option("--dim", options.synthetic_dim, "head_dim, 8..1024", kMinDim, kMaxRowDim);
+  options.paper.declare(sub, group);
+  sub.add_option("--dim", options.dims, "head_dim, 8..1024 (default 128); with --paper one or more (default 64 128 256)")->default_str("128")
+      ->check(CLI::Range(kMinDim, kMaxRowDim))->group("With --synthetic or --paper");
   synthetic_option("--heads", options.shape.kv_heads, "KV heads, 1..1024", std::int64_t{1}, std::int64_t{1024});
   synthetic_option("--layers", options.shape.layers, "layers, 1..1024", 1, 1024);
   sub.add_option("--tokens", options.tokens, "with --model: the first N tokens of the text, in windows (default up to 128); with --synthetic: rows of a head, 1..1000000 (default 1024)")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 31))->default_str("")->group("With --model or --synthetic");
-  sub.add_option("--seed", options.shape.seed, "seed of the rows, 0..2^32-1")->check(not_empty())->needs(synthetic)->group("With --synthetic");
+  sub.add_option("--seed", options.seed, "seed of the rows, 0..2^32-1 (default 1)")->check(not_empty())->group("With --synthetic or --paper");
 }
 
 void declare_gates(CLI::App& sub, GateOptions& gates, WeightGateOptions& weight_gates, ModelArguments& model) {
@@ -228,6 +255,7 @@ void add_verify(CLI::App& app, Command& command) {
               "          tq verify --kv docs/samples/smollm2-135m-instruct.safetensors --k-bits 4 --v-bits 3\n"
               "          tq verify --packed cache.tq3 --against dump.safetensors --json\n"
               "          tq verify --weights ./model-tq3 --against ./model --max-rel-mse 0.04\n"
+              "          tq verify --paper --dim 64 128 --bits 1,2,3,4\n"
               "Exit codes: 0 every gate passed; 1 a gate failed; 2 wrong usage; 3 could not be measured, or a gate passes a "
               "negative control.");
   declare_sources(*sub, *options);
@@ -239,8 +267,9 @@ void add_verify(CLI::App& app, Command& command) {
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1000000}));
   options->threads.declare(*sub);
   sub->add_flag("--per-head", options->per_head, "one line a head instead of a layer");
-  sub->add_flag("--json", options->json, "print JSON (docs/verify.schema.json, with --weights docs/verify-weights.schema.json; where nothing could be "
-                                         "measured docs/verify-error.schema.json); warnings go to stderr");
+  sub->add_flag("--json", options->json, "print JSON (docs/verify.schema.json, with --weights docs/verify-weights.schema.json, with --paper and "
+                                         "--compare docs/verification.md; where nothing could be measured docs/verify-error.schema.json); warnings "
+                                         "go to stderr");
   sub->add_flag("--quiet", options->quiet, "no progress on stderr");
   sub->callback([options, &command] { command = [options] { return options->json ? run_for_json(*options) : run(*options); }; });
 }

@@ -56,4 +56,6 @@
 #include "lib/verify/weight_gates.h"     // judge_weights
 #include "lib/verify/verify_weights.h"   // verify_weights: a native TQ3 checkpoint against its model
 #include "lib/verify/diff_tensors.h"     // diff_tensors: two checkpoints or files
+#include "lib/verify/validate_paper.h"   // validate_paper: the theorems of arXiv 2504.19874, measured
+#include "lib/verify/size_plan.h"        // plan_size: bytes of cache and weights from config.json alone
 #include "lib/verify/report_json.h"      // the report as JSON

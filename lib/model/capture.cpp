@@ -115,8 +115,10 @@ void check_cache(const ModelConfig& config, bool mla_latent) {
   }
 }
 
-std::string model_name(const Model& model) {
-  const std::filesystem::path path = std::filesystem::absolute(model.dir()).lexically_normal();
+std::string model_name(const Model& model) { return model_name(model.dir()); }
+
+std::string model_name(const std::string& dir) {
+  const std::filesystem::path path = std::filesystem::absolute(dir).lexically_normal();
   const std::filesystem::path last = path.has_filename() ? path.filename() : path.parent_path().filename();
   const std::filesystem::path snapshots = path.parent_path();
   const std::string repository = snapshots.parent_path().filename().string();

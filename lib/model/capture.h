@@ -36,7 +36,8 @@ CaptureResult capture_kv(const Model& model, const Prompt& prompt, const std::st
 /// channels; with `mla_latent` a model that has multi-head latent attention.
 void check_cache(const ModelConfig& config, bool mla_latent);
 
-/// The name that reports give a model: the last part of its path, or the hub id.
+/// The name that reports give a model: the last part of its path, or the hub id. By directory, or by the opened model.
+std::string model_name(const std::string& dir);
 std::string model_name(const Model& model);
 
 }  // namespace tq

@@ -60,10 +60,10 @@ const Family& require_family(const std::string& model_type, const std::string& p
 }
 
 /// What would change the numbers, and tq does not have.
-void refuse_features(const ConfigReader& in, const Family& family) {
+void refuse_features(const ConfigReader& in, const Family& family, ConfigUse use) {
   for (const char* key : {"quantization_config", "compression_config"}) {
     const Json* quantization = in.find(key);
-    if (quantization == nullptr) continue;
+    if (quantization == nullptr || use != ConfigUse::kRun) continue;
     const Json method = quantization->is_object() ? quantization->value("quant_method", Json()) : Json();
     in.fail(key, fmt::format("the weights are quantized{}, which tq cannot read; use the checkpoint in BF16, F16 or F32",
                              method.is_string() ? " by '" + method.get<std::string>() + "'" : ", it does not say how"));
@@ -72,7 +72,7 @@ void refuse_features(const ConfigReader& in, const Family& family) {
     in.fail("use_bidirectional_attention", "tq has causal attention only");
   }
   if (in.flag("is_encoder_decoder").value_or(false)) in.fail("is_encoder_decoder", "tq has decoders only");
-  if (in.number("num_kv_shared_layers").value_or(0) > 0) {
+  if (use == ConfigUse::kRun && in.number("num_kv_shared_layers").value_or(0) > 0) {
     in.fail("num_kv_shared_layers", "tq does not have layers that share their keys and values");
   }
   if (in.number("moe_layer_freq").value_or(1) != 1) {
@@ -157,7 +157,12 @@ bool slides(const ConfigReader& in, const Family& family, std::size_t layer, boo
   return false;
 }
 
-void read_layer_kinds(const ConfigReader& in, ModelConfig& out) {
+/// Kinds of layer_types that keep a state of fixed size in the place of keys and values.
+bool is_without_attention(std::string_view kind) {
+  return kind == "linear_attention" || kind == "mamba" || kind == "recurrent" || kind == "conv";
+}
+
+void read_layer_kinds(const ConfigReader& in, ModelConfig& out, ConfigUse use) {
   const Family& family = *out.family;
   std::vector<std::string> types = family.layer_types ? in.texts("layer_types") : std::vector<std::string>();
   if (!types.empty() && types.size() != out.layers.size()) {
@@ -174,6 +179,10 @@ void read_layer_kinds(const ConfigReader& in, ModelConfig& out) {
     if (family.some_without_rope) {
       layer.rope = rope_list.empty() ? (static_cast<std::int64_t>(i) + 1) % interval != 0 : rope_list[i] != 0;
     }
+    if (!types.empty() && use == ConfigUse::kSizes && is_without_attention(types[i])) {
+      layer.attends = layer.own_cache = false;
+      continue;
+    }
     if (!types.empty() && types[i] != "full_attention" && types[i] != "sliding_attention") {
       in.fail("layer_types", fmt::format("layer {} is of the kind '{}', which tq does not have", i, types[i]));
     }
@@ -186,6 +195,11 @@ void read_layer_kinds(const ConfigReader& in, ModelConfig& out) {
     if (sliding && out.ropes.size() > 1) layer.rope_set = 1;
     if (sliding && windows) layer.window = in.size("sliding_window", kMostTokens);
   }
+  if (use == ConfigUse::kRun) return;
+  const std::int64_t sharing = in.has("num_kv_shared_layers") && in.number("num_kv_shared_layers") != 0.0
+                                   ? in.size("num_kv_shared_layers", static_cast<std::int64_t>(out.layers.size()) - 1)
+                                   : 0;
+  for (auto layer = out.layers.end() - sharing; layer != out.layers.end(); ++layer) layer->own_cache = false;
 }
 
 void read_moe(const ConfigReader& in, ModelConfig& out) {
@@ -239,7 +253,7 @@ void read_moe(const ConfigReader& in, ModelConfig& out) {
 
 }  // namespace
 
-ModelConfig parse_model_config(const std::string& text, const std::string& path) {
+ModelConfig parse_model_config(const std::string& text, const std::string& path, ConfigUse use) {
   Json given = find_text_config(parse_object(text, path), path);
   if (given.contains("rope_parameters") && given["rope_parameters"].is_null()) given.erase("rope_parameters");
   ModelConfig out;
@@ -250,7 +264,7 @@ ModelConfig parse_model_config(const std::string& text, const std::string& path)
   Json json = Json::parse(family.defaults);
   json.update(given);
   const ConfigReader in(json, path);
-  refuse_features(in, family);
+  refuse_features(in, family, use);
 
   out.hidden = in.size("hidden_size", kMostSize);
   out.layers.resize(static_cast<std::size_t>(in.size("num_hidden_layers", kMostLayers)));
@@ -269,16 +283,16 @@ ModelConfig parse_model_config(const std::string& text, const std::string& path)
   out.mlp_bias = in.flag(family.mlp_bias);
   out.qk_norm = family.qk_norm != QkNorm::kNone && in.flag(family.qk_norm_if);
   read_factors(in, out);
-  read_layer_kinds(in, out);
+  read_layer_kinds(in, out, use);
   if (family.moe != nullptr) read_moe(in, out);
   const bool dense = std::any_of(out.layers.begin(), out.layers.end(), [](const LayerConfig& l) { return !l.sparse; });
   if (dense) out.intermediate = in.size("intermediate_size", kMostSize);
   return out;
 }
 
-ModelConfig read_model_config(const std::string& dir) {
+ModelConfig read_model_config(const std::string& dir, ConfigUse use) {
   const std::string path = dir + "/config.json";
-  return parse_model_config(read_text_file(path, kMostConfigBytes), path);
+  return parse_model_config(read_text_file(path, kMostConfigBytes), path, use);
 }
 
 }  // namespace tq

@@ -38,6 +38,8 @@ struct LayerConfig {
   bool rope = true;
   int rope_set = 0;     ///< which of ModelConfig::ropes
   bool sparse = false;  ///< a mixture of experts in the place of the MLP
+  bool attends = true;  ///< false: the layer mixes tokens without keys and values (ConfigUse::kSizes)
+  bool own_cache = true;  ///< false: without a cache, or it reads that of an earlier layer (ConfigUse::kSizes)
 };
 
 struct MoeConfig {
@@ -90,14 +92,18 @@ struct ModelConfig {
   std::optional<MlaConfig> mla;
 };
 
+/// What the configuration is for: to run the model, or to count its bytes. For sizes alone quantized weights, layers that
+/// share their keys (num_kv_shared_layers: the last ones) and layers without attention (layer_types) are read, too.
+enum class ConfigUse { kRun, kSizes };
+
 /// Reads DIR/config.json. Error, naming the file and the key: the file is missing, too long or not
 /// one JSON object; a key that is needed is absent, of the wrong type or out of range; sizes that
 /// do not divide; a family that tq does not have, or a feature of it that tq does not have
 /// (quantized weights, another RoPE scaling or activation, bidirectional attention, layers that
 /// share their keys).
-ModelConfig read_model_config(const std::string& dir);
+ModelConfig read_model_config(const std::string& dir, ConfigUse use = ConfigUse::kRun);
 
 /// The same from JSON text; `path` begins the messages.
-ModelConfig parse_model_config(const std::string& text, const std::string& path);
+ModelConfig parse_model_config(const std::string& text, const std::string& path, ConfigUse use = ConfigUse::kRun);
 
 }  // namespace tq

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <deque>
+#include <unordered_map>
 #include <unordered_set>
 
 #include "lib/error.h"
@@ -16,10 +18,45 @@ using Shape = std::vector<std::int64_t>;
 /// Latent norms of DeepSeek take no epsilon from config.json.
 constexpr double kLatentEps = 1e-6;
 
+/// Where the tensors come from: a checkpoint, or, without one, from being asked for.
+class TensorSource {
+ public:
+  TensorSource(const WeightReader* reader, std::string dir) : reader_(reader), dir_(std::move(dir)) {}
+
+  const std::string& dir() const { return dir_; }
+  bool is_checkpoint() const { return reader_ != nullptr; }
+  const WeightTensor* find(const std::string& name) const { return reader_ ? reader_->find(name) : nullptr; }
+  const WeightTensor* find(const std::string& name, const Shape& shape) { return reader_ ? reader_->find(name) : &declare(name, shape); }
+  /// Of the checkpoint.
+  const std::vector<WeightTensor>& tensors() const { return reader_->tensors(); }
+  const std::deque<WeightTensor>& declared() const { return declared_; }
+
+ private:
+  const WeightTensor& declare(const std::string& name, const Shape& shape) {
+    const auto [found, is_new] = index_.try_emplace(name, nullptr);
+    if (!is_new) return *found->second;
+    if (declared_.size() == kMostListedTensors) {
+      throw Error(fmt::format("{}: makes more than {} tensors; look at its numbers of layers, experts and heads", dir_,
+                              kMostListedTensors));
+    }
+    WeightTensor tensor;
+    tensor.name = name;
+    tensor.shape = shape;
+    tensor.dtype = DType::kBf16;
+    declared_.push_back(std::move(tensor));
+    return *(found->second = &declared_.back());
+  }
+
+  const WeightReader* reader_;
+  std::string dir_;
+  std::deque<WeightTensor> declared_;  // in the order in which they were asked for; they do not move
+  std::unordered_map<std::string, const WeightTensor*> index_;
+};
+
 class Planner {
  public:
-  Planner(const ModelConfig& config, const WeightReader& reader, const std::string& dir)
-      : config_(config), family_(*config.family), reader_(reader), dir_(dir) {}
+  Planner(const ModelConfig& config, TensorSource& source)
+      : config_(config), family_(*config.family), source_(source), dir_(source.dir()) {}
 
   ModelLayout plan() {
     ModelLayout out;
@@ -34,7 +71,8 @@ class Planner {
     out.final_norm = norm(prefix_ + std::string(family_.final_norm), config_.hidden, family_.norm, config_.norm_eps,
                           family_.norm == NormKind::kLayer);
     plan_head(out);
-    for (const WeightTensor& tensor : reader_.tensors()) {
+    if (!source_.is_checkpoint()) return out;
+    for (const WeightTensor& tensor : source_.tensors()) {
       if (!is_of_layers(tensor.name) || used_.contains(&tensor)) continue;
       throw Error(fmt::format("{}: tensor {} is no part of a {} as config.json describes it, so the model would not be this one's; "
                               "is it the right config.json?", dir_, quote_name(tensor.name), config_.model_type));
@@ -44,8 +82,9 @@ class Planner {
 
  private:
   std::string find_prefix() const {
+    if (!source_.is_checkpoint()) return "model.";
     for (const char* prefix : {"model.", "language_model.model.", "model.language_model.", ""}) {
-      if (reader_.find(std::string(prefix) + "embed_tokens.weight") != nullptr) return prefix;
+      if (source_.find(std::string(prefix) + "embed_tokens.weight") != nullptr) return prefix;
     }
     throw Error(fmt::format("{}: tensor \"model.embed_tokens.weight\" is missing from the checkpoint", dir_));
   }
@@ -65,7 +104,7 @@ class Planner {
   }
 
   const WeightTensor& require(const std::string& name, const Shape& shape) {
-    const WeightTensor* tensor = reader_.find(name);
+    const WeightTensor* tensor = source_.find(name, shape);
     if (tensor == nullptr) {
       throw Error(fmt::format("{}: tensor {} is missing from the checkpoint; {} needs it", dir_, quote_name(name),
                               config_.model_type));
@@ -74,7 +113,7 @@ class Planner {
       throw Error(fmt::format("{}: tensor {}: its shape is [{}], and config.json makes it [{}]", dir_, quote_name(name),
                               fmt::join(tensor->shape, ", "), fmt::join(shape, ", ")));
     }
-    if (!tensor->is_readable()) {
+    if (source_.is_checkpoint() && !tensor->is_readable()) {
       throw Error(fmt::format("{}: tensor {} is stored as {}, which tq cannot run; use the checkpoint in BF16, F16 or F32",
                               dir_, quote_name(name), name_of(tensor->dtype)));
     }
@@ -258,7 +297,7 @@ class Planner {
     }
     if (family.experts == ExpertLayout::kTransposedFused) {
       out.experts = plan_transposed_experts(experts);
-    } else if (reader_.find(layer_prefix_ + experts + "gate_up_proj") != nullptr) {
+    } else if (source_.find(layer_prefix_ + experts + "gate_up_proj") != nullptr) {
       out.experts = plan_stacked_experts(experts);
     } else {
       for (std::int64_t e = 0; e < moe.experts; ++e) {
@@ -293,10 +332,10 @@ class Planner {
 
   void plan_head(ModelLayout& out) {
     std::string name = "lm_head";
-    if (reader_.find("lm_head.weight") == nullptr && reader_.find("language_model.lm_head.weight") != nullptr) {
+    if (source_.find("lm_head.weight") == nullptr && source_.find("language_model.lm_head.weight") != nullptr) {
       name = "language_model.lm_head";
     }
-    const bool there = reader_.find(name + ".weight") != nullptr;
+    const bool there = source_.find(name + ".weight") != nullptr;
     out.tied = !there && config_.tied.value_or(true);
     out.head.tensor = out.tied ? out.embedding : &require(name + ".weight", {config_.vocab, config_.hidden});
     out.head.out = config_.vocab;
@@ -306,7 +345,7 @@ class Planner {
 
   const ModelConfig& config_;
   const Family& family_;
-  const WeightReader& reader_;
+  TensorSource& source_;
   const std::string& dir_;
   std::string prefix_, layer_prefix_;
   std::unordered_set<const WeightTensor*> used_;
@@ -316,7 +355,20 @@ class Planner {
 }  // namespace
 
 ModelLayout plan_layout(const ModelConfig& config, const WeightReader& reader, const std::string& dir) {
-  return Planner(config, reader, dir).plan();
+  TensorSource source(&reader, dir);
+  return Planner(config, source).plan();
+}
+
+std::vector<TensorShape> list_tensors(const ModelConfig& config) {
+  if (config.moe && static_cast<std::size_t>(config.moe->experts) > kMostListedTensors / config.layers.size()) {
+    throw Error(fmt::format("{}: has {} layers of {} experts, more than tq lists; look at both numbers", config.path,
+                            config.layers.size(), config.moe->experts));
+  }
+  TensorSource source(nullptr, config.path);
+  Planner(config, source).plan();
+  std::vector<TensorShape> out;
+  for (const WeightTensor& tensor : source.declared()) out.push_back({tensor.name, tensor.shape});
+  return out;
 }
 
 }  // namespace tq

@@ -1,5 +1,6 @@
 // Which tensors of a checkpoint a model is made of: every matrix, norm and bias of every layer,
-// found by name and proved to have the shape that config.json promises, before one is read.
+// found by name and proved to have the shape that config.json promises, before one is read. Or, without
+// a checkpoint, which tensors that configuration promises.
 #pragma once
 
 #include <cstdint>
@@ -83,5 +84,19 @@ struct ModelLayout {
 /// these layers that no part of the model reads, unless it is a table that can be computed (rotary
 /// frequencies, causal masks). `reader` must outlive the result.
 ModelLayout plan_layout(const ModelConfig& config, const WeightReader& reader, const std::string& dir);
+
+/// A tensor by name and shape alone.
+struct TensorShape {
+  std::string name;
+  std::vector<std::int64_t> shape;
+};
+
+/// The most tensors that list_tensors() lists: DeepSeek-V3 has 46 thousand.
+inline constexpr std::size_t kMostListedTensors = std::size_t{1} << 20;
+
+/// Every tensor that a checkpoint of that configuration has for plan_layout() to find, from config.json alone: experts one by
+/// one where the family's published checkpoints have them so, the output head where config.json says that it is not tied.
+/// Neither vision towers nor predictors of further tokens. Error for more than kMostListedTensors.
+std::vector<TensorShape> list_tensors(const ModelConfig& config);
 
 }  // namespace tq

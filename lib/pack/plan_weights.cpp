@@ -32,19 +32,6 @@ std::string to_lower(std::string text) {
 
 bool contains(std::string_view text, std::string_view part) { return text.find(part) != std::string_view::npos; }
 
-/// The published rule: matrices named "...weight" and stacks of experts, that are large and are none of the kept words.
-bool is_linear_weight(const TensorInfo& info) {
-  const std::string lower = to_lower(info.name);
-  const std::size_t dims = info.shape.size();
-  const bool matrix = dims == 2 && info.name.ends_with(".weight");
-  const bool experts = dims == 3 && contains(lower, "expert");
-  if (!matrix && !experts) return false;
-  if (std::any_of(kKeptWords.begin(), kKeptWords.end(), [&](std::string_view word) { return contains(lower, word); })) {
-    return false;
-  }
-  return std::max(info.shape[dims - 1], info.shape[dims - 2]) >= kLeastSide && info.shape[dims - 1] > 0;
-}
-
 bool is_quantizable(DType dtype) { return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBf16; }
 
 bool is_float(DType dtype) {
@@ -105,7 +92,7 @@ class WeightPlanner {
       WeightItem item;
       item.source = entry;
       item.part = 1 + static_cast<int>(entry->shard * std::int64_t{plan_.options.parts} / shards);
-      if (is_linear_weight(*entry->info) && !is_skipped(entry->info->name)) {
+      if (is_linear_weight(entry->info->name, entry->info->shape) && !is_skipped(entry->info->name)) {
         quantize(item);
       } else {
         keep(item);
@@ -203,6 +190,18 @@ class WeightPlanner {
 bool is_tq3_bits(int bits) { return bits >= 2 && bits <= 4; }
 
 }  // namespace
+
+bool is_linear_weight(const std::string& name, const std::vector<std::int64_t>& shape) {
+  const std::string lower = to_lower(name);
+  const std::size_t dims = shape.size();
+  const bool matrix = dims == 2 && name.ends_with(".weight");
+  const bool experts = dims == 3 && contains(lower, "expert");
+  if (!matrix && !experts) return false;
+  if (std::any_of(kKeptWords.begin(), kKeptWords.end(), [&](std::string_view word) { return contains(lower, word); })) {
+    return false;
+  }
+  return std::max(shape[dims - 1], shape[dims - 2]) >= kLeastSide && shape[dims - 1] > 0;
+}
 
 void check_weight_options(const WeightOptions& options) {
   if (!is_tq3_bits(options.bits) || (options.sensitive_bits != 0 && !is_tq3_bits(options.sensitive_bits))) {

@@ -33,6 +33,10 @@ void check_weight_options(const WeightOptions& options);
 /// The patterns in use: those given, else "o_proj" and "down_proj".
 std::vector<std::string> sensitive_patterns_of(const WeightOptions& options);
 
+/// The published rule: a matrix named "....weight", or a stack of experts, that is large and neither embedding nor head nor
+/// norm, is quantized; --skip and --skip-router come on top.
+bool is_linear_weight(const std::string& name, const std::vector<std::int64_t>& shape);
+
 /// Where a tensor goes.
 struct WeightPlace {
   int shard = -1;            ///< index into WeightPlan::shards

@@ -8,7 +8,7 @@ import helpers
 from helpers import COULD_NOT, DONE, USAGE, CliTest
 
 COMMANDS = ("codebook", "pack-kv", "unpack-kv", "pack-weights", "merge-shards", "unpack-weights", "inspect", "diff", "verify",
-            "capture", "tokenize", "bench")
+            "capture", "tokenize", "size", "bench")
 
 
 class Help(CliTest):
@@ -69,8 +69,8 @@ class Usage(CliTest):
     def test_unknown_option_is_named(self):
         self.refused(USAGE, ["--frobnicate"], "--frobnicate")
         for command in COMMANDS:
-            source = ("--model", "x") if command in ("capture", "tokenize") else ("x",)
-            output = ("--text", "y") if command == "tokenize" else ("-o", "y")
+            source = ("--model", "x") if command in ("capture", "tokenize", "size") else ("x",)
+            output = {"tokenize": ("--text", "y"), "size": ("--batch", "1")}.get(command, ("-o", "y"))
             self.refused(USAGE, ["--frobnicate"], command, *source, *output, "--frobnicate")
 
     def test_missing_arguments_are_named(self):
@@ -162,6 +162,13 @@ class Usage(CliTest):
             (["--v-seed"], packed + ["--v-seed", 1]),
             (["--dim", "--synthetic"], ["verify", "--kv", "missing", "--dim", 64]),
             (["--seed", "--synthetic"], ["verify", "--kv", "missing", "--seed", 1]),
+            (["--paper", "--rows"], ["verify", "--kv", "missing", "--rows", 16384]),
+            (["exactly one"], ["verify", "--paper", "--synthetic"]),
+            (["--paper", "gates"], ["verify", "--paper", "--threshold", 0.9]),
+            (["--paper", "--norm"], ["verify", "--paper", "--bits", 3, "--norm", "corrected"]),
+            (["--dim"], ["verify", "--synthetic", "--dim", 64, 128]),
+            (["--bits"], ["verify", "--synthetic", "--bits", "3,4"]),
+            (["--rows"], ["verify", "--paper", "--rows", 16383]),
             (["--max-attention-kl"], ["verify", "--synthetic", "--max-attention-kl", 1]),
             (["--min-attention-top1"], ["verify", "--synthetic", "--min-attention-top1", 0.5]),
         ):
