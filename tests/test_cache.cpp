@@ -202,7 +202,7 @@ TEST_CASE("bytes: what is predicted is what is written, and what is written is r
       }
       CHECK(scheme.bytes(1, tokens) == bytes);
       CHECK(scheme.bytes(3, tokens) == 3 * bytes);
-      CHECK(make_cache_method(std::make_shared<CacheCodec>(codec), *backend)->bytes(3, tokens) ==
+      CHECK(make_cache_method({std::make_shared<const CacheCodec>(codec)}, *backend, 1)->bytes(3, tokens) ==
             3 * bytes);
       const CodedHead read = from_streams(scheme, tokens, streams, "t");
       CHECK(to_streams(scheme, read) == streams);
