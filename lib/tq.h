@@ -53,6 +53,8 @@
 #include "lib/verify/verify_kv.h"        // verify_dump, verify_packed, verify_synthetic
 #include "lib/verify/model_effect.h"     // ModelEffect: one reference pass, many changes
 #include "lib/verify/verify_model.h"     // verify_model: what compression costs a model's attention and output
+#include "lib/verify/compare_schemes.h"  // compare_schemes: caches by name, side by side
+#include "lib/verify/plan_bits.h"        // plan_bits: bits of each layer under a budget
 #include "lib/verify/weight_gates.h"     // judge_weights
 #include "lib/verify/verify_weights.h"   // verify_weights: a native TQ3 checkpoint against its model
 #include "lib/verify/diff_tensors.h"     // diff_tensors: two checkpoints or files
