@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <tuple>
@@ -114,6 +115,10 @@ KvSchemeOptions SchemeOptions::resolve() const {
 }
 
 std::vector<int> SchemeOptions::given_bits() const { return given_bits_->count() > 0 ? bits_ : std::vector<int>(); }
+
+bool SchemeOptions::is_given(std::string_view name) const {
+  return std::any_of(all_.begin(), all_.end(), [&](const CLI::Option* option) { return option->count() > 0 && option->get_name() == name; });
+}
 
 std::optional<std::string> SchemeOptions::first_given(std::string_view besides) const {
   for (const CLI::Option* option : all_) {

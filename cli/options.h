@@ -15,6 +15,7 @@ namespace tq::cli {
 class SchemeOptions {
  public:
   void declare(CLI::App& app);
+  bool is_given(std::string_view name) const;
   /// What was given, --bits copied to K and V. Throws UsageError for values that do not go together.
   KvSchemeOptions resolve() const;
   /// The name of a scheme option that was given, other than `besides`, or nothing.

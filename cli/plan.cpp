@@ -51,6 +51,13 @@ void check(const Options& options) {
   if (options.plan.bytes_per_token.has_value() == options.plan.max_kld.has_value()) {
     throw UsageError("plan needs exactly one limit: --bytes-per-token B or --max-kld X");
   }
+  for (const char* name : {"--bits", "--k-bits", "--v-bits", "--scheme", "--boundary-layers", "--outlier-channels"}) {
+    if (options.scheme.is_given(name)) throw UsageError(fmt::format("{} does not go with plan, which chooses the bits of each layer", name));
+  }
+  const ModelArguments& model = options.model;
+  if (!model.with_weights.empty() || model.check || model.greedy > 0) {
+    throw UsageError("--with-weights, --check and --greedy go with verify, not with plan");
+  }
   if (options.tokens && options.model.model.empty()) throw UsageError("--tokens goes with --model; a dump has its own");
 }
 
@@ -83,6 +90,11 @@ ExitCode run(const Options& options) {
     file.write(0, std::as_bytes(std::span(text)));
     file.commit();
   }
+  const double limit = options.plan.max_kld.value_or(INFINITY);
+  if (report.planned_cost > limit) {
+    warn(fmt::format("the plan was predicted to cost {:.4g} and costs {:.4g}, above --max-kld {:g}: costs of parts add up roughly; ask "
+                     "for less", report.predicted, report.planned_cost, limit));
+  }
   fmt::print("{}", options.json ? format_plan_json(report) + "\n" : format_plan(report));
   return ExitCode::kDone;
 }
@@ -103,8 +115,9 @@ void add_plan(CLI::App& app, Command& command) {
   const char* limit = "Limit (exactly one)";
   sub->add_option("--bytes-per-token", options->plan.bytes_per_token, "K and V of all layers take at most so many bytes a token, norms "
                                                                       "included")->check(not_negative())->group(limit);
-  sub->add_option("--max-kld", options->plan.max_kld, "the fewest bytes for which the predicted cost is at most X nats: of the output with "
-                                                      "--model, of attention with --kv")->check(not_negative())->group(limit);
+  sub->add_option("--max-kld", options->plan.max_kld, "the fewest bytes for which the predicted cost is at most X: with --model the KL of "
+                                                      "the output, nats; with --kv the softmax KL and half the squared error of "
+                                                      "the output of attention")->check(not_negative())->group(limit);
   options->scheme.declare(*sub);
   options->threads.declare(*sub);
   sub->add_option("-o,--output", options->output, "write the plan as a file for --scheme of pack-kv and verify");

@@ -52,6 +52,8 @@ void check_compare(const Options& options, bool gates_cache) {
   if (const auto name = options.scheme.first_given()) {
     throw UsageError(fmt::format("{} does not go with --compare: write it into the scheme's name, such as k4v3+center", *name));
   }
+  if (options.json && options.compare.markdown) throw UsageError("--json and --markdown do not go together");
+  if (options.per_head) throw UsageError("--per-head does not go with --compare, whose rows are schemes");
   if (gates_cache || options.gates.max_rel_mse_ratio || options.model.gates.any() || !options.model.with_weights.empty()) {
     throw UsageError("--compare measures and does not judge: gates and --with-weights go without it");
   }

@@ -44,7 +44,8 @@ std::string format_compare_table(const CompareReport& report) {
   if (model) text += fmt::format("Reads    perplexity {:.4g} over {} predictions\n", report.perplexity, report.predictions);
   text += "\n" + table.format() + (notes.empty() ? "" : "\n" + notes);
   return text + fmt::format("\nbytes/token: K and V of all layers, as stored, at {} tokens and at {}; * no other scheme has fewer of "
-                            "them at {} and less {}\n", report.tokens, kLongContext, report.tokens, report.metric);
+                            "them at {} and less {}{}\n", report.tokens, kLongContext, report.tokens, report.metric,
+                            report.metric == "attention cost" ? " (softmax KL and half the square of output err.)" : "");
 }
 
 }  // namespace
@@ -86,7 +87,11 @@ ExitCode run_compare(const CompareArguments& arguments, const std::string& kv, c
   fmt::print("{}", json                 ? format_compare_json(report) + "\n"
                    : arguments.markdown ? format_compare_markdown(report)
                                         : format_compare_table(report));
-  return ExitCode::kDone;
+  if (!report.plausible) {
+    warn(fmt::format("--allow-random: the reference perplexity is {:.4g} over {} predictions: the numbers say nothing of a trained model",
+                     report.perplexity, report.predictions));
+  }
+  return report.any_measured() ? ExitCode::kDone : ExitCode::kCouldNot;
 }
 
 }  // namespace tq::cli

@@ -5,6 +5,7 @@
 #include <random>
 
 #include "lib/error.h"
+#include "lib/cache/scheme_words.h"
 #include "lib/verify/plan_bits.h"
 
 using namespace tq;
@@ -73,10 +74,18 @@ TEST_CASE("scheme names: every word sets its option, and what is not known is na
   CHECK(parse_scheme_choice("k4v4+group32").options->group_values == 32);
   CHECK(!parse_scheme_choice("vllm:turboquant_4bit_nc").options);
   for (const char* bad : {"k4", "k9v4", "k4v0", "tq", "K4V4", "", "k4v4x", "k4v4+", "k4v4+sinks", "k4v4+recent-1", "k4v4+outliers4:5",
-                          "k4v4+outliers32", "k4v4+outliers32:3", "k4v4+boundary1:12", "tq1+qjl", "q4_0+center", "q3_0", "k4v4+effort4"}) {
+                          "k4v4+outliers32", "k4v4+outliers32:3", "k4v4+boundary1:12", "tq1+qjl", "q4_0+center", "q3_0", "k4v4+effort4", "k4v4+corrected+effort2"}) {
     CAPTURE(bad);
     CHECK(refusal(bad).find(std::string("scheme '") + bad) == 0);
   }
+}
+
+TEST_CASE("scheme words are what a scheme file keeps") {
+  const char* const words = "rht1+least-squares+f16-norms+effort2+center+sinks4+recent64+group32";
+  KvSchemeOptions options;
+  read_scheme_words(words, "t", options);
+  CHECK(format_scheme_words(options) == words);
+  CHECK(format_scheme_words({}).empty());
 }
 
 TEST_CASE("a comparison orders schemes as theory does, at exact bytes, and marks those that nothing beats") {
@@ -90,7 +99,7 @@ TEST_CASE("a comparison orders schemes as theory does, at exact bytes, and marks
   options.threads = 2;
   const CompareReport report = compare_schemes(source, choices, nullptr, *backend, options);
   const auto& s = report.schemes;
-  CHECK(report.metric == "softmax KL");
+  CHECK(report.metric == "attention cost");
   const double values = 2 * 2 * 64;  // layers x heads x channels of K and V of a token
   CHECK(s[0].bytes_per_token == 2 * values);
   CHECK(s[1].bytes_per_token == values / 2 + 2 * 2 * 2 * 4);
@@ -107,8 +116,8 @@ TEST_CASE("a comparison orders schemes as theory does, at exact bytes, and marks
   for (const SchemeNumbers& one : s) {
     bool beaten = false;
     for (const SchemeNumbers& other : s) {
-      beaten |= other.bytes_per_token <= one.bytes_per_token && other.kl_mean <= one.kl_mean &&
-                (other.bytes_per_token < one.bytes_per_token || other.kl_mean < one.kl_mean);
+      beaten |= other.bytes_per_token <= one.bytes_per_token && attention_cost(other) <= attention_cost(one) &&
+                (other.bytes_per_token < one.bytes_per_token || attention_cost(other) < attention_cost(one));
     }
     CHECK(one.pareto == !beaten);
     marked += one.pareto ? 1 : 0;

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "lib/cache/scheme_words.h"
 #include "lib/error.h"
 #include "lib/io/file.h"
 #include "lib/io/safetensors_header.h"
@@ -162,11 +163,19 @@ void read_scheme_file(const std::string& path, KvSchemeOptions& options) {
   std::string text(file.size(), '\0');
   file.read(0, std::as_writable_bytes(std::span(text)));
   Json json = parse_scheme_json(text, path);
-  check_keys(json, {"k_bits", "v_bits", "layers"}, path);
+  check_keys(json, {"k_bits", "v_bits", "with", "layers"}, path);
   if (!json.contains("layers")) json["layers"] = Json::array();
   if (!json["layers"].is_array()) throw Error(fmt::format("{}: 'layers' is no list", path));
   if (json.contains("k_bits")) options.k_bits = read_width(json["k_bits"], path + ": k_bits");
   if (json.contains("v_bits")) options.v_bits = read_width(json["v_bits"], path + ": v_bits");
+  if (json.contains("with")) {
+    if (!json["with"].is_string()) throw Error(fmt::format("{}: 'with' is no text, such as \"center+sinks4\"", path));
+    try {
+      read_scheme_words(json["with"].get<std::string>(), path, options);
+    } catch (const UsageError& error) {
+      throw Error(error.what());
+    }
+  }
   for (std::size_t i = 0; i < json["layers"].size(); ++i) {
     const Json& entry = json["layers"][i];
     const std::string where = fmt::format("{}: layers[{}]", path, i);
@@ -182,7 +191,9 @@ void read_scheme_file(const std::string& path, KvSchemeOptions& options) {
 }
 
 std::string format_scheme_file(const KvSchemeOptions& options) {
-  Json json = {{"k_bits", options.k_bits}, {"v_bits", options.v_bits}, {"layers", Json::array()}};
+  Json json = {{"k_bits", options.k_bits}, {"v_bits", options.v_bits}};
+  if (const std::string words = format_scheme_words(options); !words.empty()) json["with"] = words;
+  json["layers"] = Json::array();
   for (const auto& [layer, bits] : options.layers) {
     Json entry = {{"layer", layer}};
     if (!bits.k.empty()) entry["k"] = widths_json(bits.k);

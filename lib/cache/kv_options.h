@@ -68,7 +68,8 @@ struct KvSchemeOptions {
   Scheme row_scheme(KvPart part, int bits, int dim) const;
 };
 
-/// Reads a scheme file, as `tq plan` writes it: {"k_bits": 3, "v_bits": 3, "layers": [{"layer": 0, "k": 4, "v": [3, 4]}]};
+/// Reads a scheme file, as `tq plan` writes it: {"k_bits": 3, "v_bits": 3, "with": "center+sinks4", "layers": [{"layer": 0, "k": 4, "v": [3, 4]}]}; `with` is
+/// what lib/cache/scheme_words.h reads, and may be left out;
 /// the bits are 1..8 or 16, a list has one number a head. k_bits, v_bits and the list may be left out. Throws Error that
 /// names the file and the entry, for keys that are not these too.
 void read_scheme_file(const std::string& path, KvSchemeOptions& options);

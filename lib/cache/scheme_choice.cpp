@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <charconv>
 
+#include "lib/cache/scheme_words.h"
 #include "lib/error.h"
 
 namespace tq {
@@ -43,59 +44,8 @@ bool read_bits(std::string_view text, KvSchemeOptions& options) {
   return true;
 }
 
-/// A word behind a plus.
-void read_extra(const std::string& name, std::string_view word, KvSchemeOptions& options) {
-  const std::string_view whole = word;
-  const auto take = [&](std::string_view prefix) {
-    if (!word.starts_with(prefix)) return false;
-    word.remove_prefix(prefix.size());
-    return true;
-  };
-  const auto number = [&](int low, int high) {
-    const std::optional<int> value = take_number(word);
-    if (!value || *value < low || *value > high) refuse(name, fmt::format("'{}' wants a number from {} to {}", whole, low, high));
-    return *value;
-  };
-  if (word == "qjl") {
-    options.qjl_keys = true;
-  } else if (word == "center") {
-    options.center_keys = true;
-  } else if (word == "corrected") {
-    options.norm = NormMode::kCorrected;
-  } else if (word == "least-squares") {
-    options.norm = NormMode::kLeastSquares;
-  } else if (word == "f16-norms") {
-    options.norm_dtype = DType::kF16;
-  } else if (word == "rht1" || word == "qr" || word == "identity") {
-    options.rotation = parse_rotation(word);
-  } else {
-    if (take("outliers")) {
-      options.outlier_channels = number(kMinDim, kMaxRowDim - kMinDim);
-      if (!take(":")) refuse(name, fmt::format("'{}' wants a colon and bits", whole));
-      options.outlier_bits = number(kMinBits, kMaxBits);
-    } else if (take("boundary")) {
-      options.boundary_layers = number(1, 1 << 16);
-      if (take(":")) options.boundary_bits = number(kMinBits, kExactBits);
-      if (!is_width(options.boundary_bits)) refuse(name, fmt::format("'{}': bits are 1..8 or 16", whole));
-    } else if (take("sinks")) {
-      options.sinks = number(1, kMaxExactTokens);
-    } else if (take("recent")) {
-      options.recent = number(1, kMaxExactTokens);
-    } else if (take("group")) {
-      options.group_values = number(kMinDim, kMaxRowDim);
-    } else if (take("effort")) {
-      options.effort = number(0, 3);
-      if (options.effort > 0) options.norm = NormMode::kLeastSquares;
-    } else {
-      refuse(name, fmt::format("'{}' is not known: qjl, center, outliersC:B, boundaryN[:B], sinksS, recentW, groupG, effortE, "
-                               "corrected, least-squares, f16-norms, rht1, qr, identity", whole));
-    }
-    if (!word.empty()) refuse(name, fmt::format("'{}' does not end where it should", whole));
-  }
-}
-
 /// One codec, or one a head where they differ.
-std::shared_ptr<const CacheMethod> make_own(KvCodecs& codecs, KvPart part, const CacheShape& shape, const Backend& backend,
+std::shared_ptr<const CacheMethod> make_own(KvCodecs& codecs, KvPart part, const CachedLayer& shape, const Backend& backend,
                                             int threads) {
   const bool keys = part == KvPart::kKeys;
   const int dim = keys ? shape.k_dim : shape.v_dim;
@@ -118,12 +68,7 @@ SchemeChoice parse_scheme_choice(const std::string& name) {
     refuse(name, fmt::format("is neither kAvB or tqN with 1 to 8 bits (or 16), as in k4v3, nor one of {}", fmt::join(known, ", ")));
   }
   rest.remove_prefix(end);
-  while (!rest.empty()) {
-    rest.remove_prefix(1);
-    const std::size_t next = std::min(rest.find('+'), rest.size());
-    read_extra(name, rest.substr(0, next), options);
-    rest.remove_prefix(next);
-  }
+  if (!rest.empty()) read_scheme_words(rest.substr(1), name, options);
   try {
     options.check();
   } catch (const UsageError& error) {
@@ -137,7 +82,7 @@ CacheMaker::CacheMaker(const SchemeChoice& choice, const Backend& backend, int t
   if (choice.options) codecs_.emplace(*choice.options);
 }
 
-LayerCache CacheMaker::make(const CacheShape& shape) {
+LayerCache CacheMaker::make(const CachedLayer& shape) {
   if (!codecs_) {
     CachePair pair = make_foreign_cache(name_, shape.k_dim, shape.v_dim);
     return {std::move(pair.k), std::move(pair.v)};

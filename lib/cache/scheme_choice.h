@@ -25,7 +25,7 @@ struct SchemeChoice {
 SchemeChoice parse_scheme_choice(const std::string& name);
 
 /// A layer as caches see it.
-struct CacheShape {
+struct CachedLayer {
   LayerPlace place;
   std::int64_t kv_heads = 0;
   int k_dim = 0, v_dim = 0;
@@ -38,7 +38,7 @@ class CacheMaker {
   /// The backend must outlive the maker and its caches, which run on up to `threads` threads.
   CacheMaker(const SchemeChoice& choice, const Backend& backend, int threads);
   /// Error as KvSchemeOptions::scheme_of() and make_foreign_cache().
-  LayerCache make(const CacheShape& shape);
+  LayerCache make(const CachedLayer& shape);
 
  private:
   std::string name_;

@@ -73,7 +73,7 @@ LayerSums measure_layer(const KvSource& source, std::size_t index, const LayerCa
   return sums;
 }
 
-CacheShape shape_of(const KvSource& source, std::size_t index) {
+CachedLayer shape_of(const KvSource& source, std::size_t index) {
   const SourceLayer& layer = source.layers()[index];
   return {{layer.index, index, source.layers().size()}, layer.kv_heads, layer.k_dim, layer.v_dim, layer.k_dtype, layer.v_dtype};
 }
@@ -89,18 +89,20 @@ void count_bytes(const KvSource& source, const std::vector<LayerCache>& caches, 
     };
     n.bytes_per_token += bytes(held(layer.tokens)) / static_cast<double>(layer.tokens);
     n.bytes_per_token_long += bytes(held(kLongContext)) / static_cast<double>(kLongContext);
-    bits += 8 * bytes(held(kLongContext));
-    values += static_cast<double>(layer.kv_heads * (layer.k_dim + layer.v_dim) * held(kLongContext));
+    bits += 8 * bytes(held(layer.tokens));
+    values += static_cast<double>(layer.kv_heads * (layer.k_dim + layer.v_dim) * held(layer.tokens));
   }
   n.bits_per_value = bits / values;
 }
 
 double metric_of(const SchemeNumbers& n) {
   if (n.effect) return n.effect->tokens.kl.estimate;
-  return n.has_attention ? n.kl_mean : n.k_relative_mse + n.v_relative_mse;
+  return n.has_attention ? attention_cost(n) : n.k_relative_mse + n.v_relative_mse;
 }
 
 }  // namespace
+
+double attention_cost(const SchemeNumbers& n) { return n.kl_mean + 0.5 * n.output_error * n.output_error; }
 
 SchemeNumbers measure_scheme(const KvSource& source, const SchemeChoice& choice, const Backend& backend,
                              const CompareOptions& options) {
@@ -154,6 +156,10 @@ LayerHook make_choice_hook(const SchemeChoice& choice, const Backend& backend, i
   });
 }
 
+bool CompareReport::any_measured() const {
+  return std::any_of(schemes.begin(), schemes.end(), [](const SchemeNumbers& n) { return n.refused.empty(); });
+}
+
 void mark_pareto(CompareReport& report) {
   for (SchemeNumbers& one : report.schemes) {
     const auto beats = [&](const SchemeNumbers& other) {
@@ -173,14 +179,22 @@ CompareReport compare_schemes(const KvSource& source, const std::vector<SchemeCh
   report.tokens = source.layers().front().tokens;
   for (const SchemeChoice& choice : choices) {
     if (options.on_scheme) options.on_scheme(choice.name);
-    SchemeNumbers n = measure_scheme(source, choice, backend, options);
-    if (effect != nullptr && n.refused.empty()) n.effect = effect->measure(make_choice_hook(choice, backend, options.threads));
+    SchemeNumbers n;
+    try {
+      n = measure_scheme(source, choice, backend, options);
+      if (effect != nullptr && n.refused.empty()) n.effect = effect->measure(make_choice_hook(choice, backend, options.threads));
+    } catch (const Error& error) {  // rows that the scheme cannot hold
+      n = {};
+      n.name = choice.name;
+      n.refused = error.what();
+    }
     report.schemes.push_back(std::move(n));
   }
   const bool attention = std::any_of(report.schemes.begin(), report.schemes.end(), [](const SchemeNumbers& n) { return n.has_attention; });
-  report.metric = effect != nullptr ? "output KL" : attention ? "softmax KL" : "relative MSE";
+  report.metric = effect != nullptr ? "output KL" : attention ? "attention cost" : "relative MSE";
   if (effect != nullptr) {
     report.perplexity = effect->perplexity();
+    report.plausible = effect->plausible();
     report.predictions = effect->text().predictions();
   }
   mark_pareto(report);

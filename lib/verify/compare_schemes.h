@@ -23,7 +23,7 @@ struct SchemeNumbers {
   std::string k_scheme, v_scheme;    ///< of the first layer, as CacheMethod::describe()
   double bytes_per_token = 0;        ///< all layers, K and V, padding included, at the tokens that were measured
   double bytes_per_token_long = 0;   ///< the same at kLongContext
-  double bits_per_value = 0;         ///< of bytes_per_token_long
+  double bits_per_value = 0;         ///< of bytes_per_token
   double k_relative_mse = 0, v_relative_mse = 0;  ///< of all layers together
   double k_cosine = 0, v_cosine = 0;              ///< flattened, of the worst layer
   bool has_attention = false;        ///< there were queries
@@ -31,17 +31,20 @@ struct SchemeNumbers {
   double top1 = 0, output_error = 0;              ///< means over layers
   std::optional<EffectNumbers> effect;            ///< of a model
   bool pareto = false;               ///< no other scheme has both fewer bytes, where it was measured, and less of the last metric there is:
-                                     ///< the output's KL, the softmax's KL, or the relative MSE of K and V
+                                     ///< the output's KL, the cost of attention, or the relative MSE of K and V
 };
 
 struct CompareReport {
   std::string source;                ///< path of the dump, or of the model
-  std::string metric;                ///< what Pareto is about: "output KL", "softmax KL", "relative MSE"
+  std::string metric;                ///< what Pareto is about: "output KL", "attention cost", "relative MSE"
   std::int64_t tokens = 0;           ///< of the rows that codec and attention saw
   std::int64_t layers = 0;
   std::int64_t predictions = 0;      ///< of a model
   double perplexity = 0;             ///< of a model, uncompressed
+  bool plausible = true;             ///< of a model: it reads the text within the limits
   std::vector<SchemeNumbers> schemes;  ///< in the order given
+
+  bool any_measured() const;
 };
 
 struct CompareOptions {
@@ -50,7 +53,11 @@ struct CompareOptions {
   std::function<void(const std::string& name)> on_scheme;  ///< told before each scheme is measured
 };
 
-/// `effect`: null where the source is no model. A scheme that refuses the dims says so in its row; other Errors are thrown.
+/// Mean KL of the softmax and half the squared relative error of the output, which is what noise of that energy costs a unit
+/// signal: K is in both, V in the second.
+double attention_cost(const SchemeNumbers& numbers);
+
+/// `effect`: null where the source is no model. A scheme that refuses the dims, or a row, says so in its row.
 CompareReport compare_schemes(const KvSource& source, const std::vector<SchemeChoice>& choices, const ModelEffect* effect,
                               const Backend& backend, const CompareOptions& options);
 

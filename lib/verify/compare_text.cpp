@@ -44,6 +44,7 @@ Json scheme_json(const SchemeNumbers& n) {
   if (n.has_attention) {
     json["attention"] = {{"kl_mean", number(n.kl_mean)},
                          {"kl_worst_layer", number(n.kl_worst_layer)},
+                         {"cost", number(attention_cost(n))},
                          {"top1_agreement", number(n.top1)},
                          {"output_relative_error", number(n.output_error)}};
   }
@@ -64,23 +65,24 @@ std::string format_compare_json(const CompareReport& report) {
                {"perplexity", report.predictions > 0 ? number(report.perplexity) : Json(nullptr)},
                {"predictions", report.predictions},
                {"schemes", Json::array()},
-               {"exit_code", 0}};
+               {"plausible", report.plausible},
+               {"exit_code", report.any_measured() ? 0 : 3}};
   for (const SchemeNumbers& n : report.schemes) json["schemes"].push_back(scheme_json(n));
   return json.dump(2, ' ', false, Json::error_handler_t::replace);
 }
 
 std::string format_compare_markdown(const CompareReport& report) {
   const bool model = report.predictions > 0;
-  std::string text = "| scheme | bytes/token | bits/value | rel. MSE K | rel. MSE V | softmax KL | attention output error |";
+  std::string text = "| scheme | bytes/token | at 32k | bits/value | rel. MSE K | rel. MSE V | softmax KL | attention output error |";
   text += model ? " output KL (95 %) | perplexity ratio (95 %) | top-1 same |\n" : "\n";
-  text += model ? "|---|---|---|---|---|---|---|---|---|---|\n" : "|---|---|---|---|---|---|---|\n";
+  text += model ? "|---|---|---|---|---|---|---|---|---|---|---|\n" : "|---|---|---|---|---|---|---|---|\n";
   for (const SchemeNumbers& n : report.schemes) {
     if (!n.refused.empty()) {
       text += fmt::format("| `{}` | refused: {} |\n", n.name, n.refused);
       continue;
     }
     const std::string mark = n.pareto ? "**" : "";
-    text += fmt::format("| {}`{}`{} | {:.0f} | {:.2f} | {:.4g} | {:.4g} |", mark, n.name, mark, n.bytes_per_token_long, n.bits_per_value,
+    text += fmt::format("| {}`{}`{} | {:.0f} | {:.0f} | {:.2f} | {:.4g} | {:.4g} |", mark, n.name, mark, n.bytes_per_token, n.bytes_per_token_long, n.bits_per_value,
                         n.k_relative_mse, n.v_relative_mse);
     text += n.has_attention ? fmt::format(" {:.4g} | {:.4g} |", n.kl_mean, n.output_error) : " - | - |";
     if (n.effect) {

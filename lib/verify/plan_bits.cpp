@@ -87,8 +87,18 @@ double probe(const ModelEffect& effect, const KvSchemeOptions& base, int layer, 
 }
 
 double cost_of(const SchemeNumbers& n, bool model) {
-  if (model) return n.effect->tokens.kl.estimate;
-  return n.kl_mean + 0.5 * n.output_error * n.output_error;
+  if (!n.refused.empty()) throw Error(n.refused);
+  return model ? n.effect->tokens.kl.estimate : attention_cost(n);
+}
+
+/// Where queries see one key, or there are no predictions, nothing has a cost.
+void check_costs(const PlanReport& report) {
+  const auto is_finite = [](double cost) { return std::isfinite(cost); };
+  for (const LayerPlan& layer : report.layers) {
+    const bool finite = std::all_of(layer.k_cost.begin(), layer.k_cost.end(), is_finite) && std::all_of(layer.v_cost.begin(), layer.v_cost.end(), is_finite);
+    if (finite) continue;
+    throw Error(fmt::format("{}: layer {}: there is nothing to measure a cost on; give more tokens", report.source, layer.index));
+  }
 }
 
 nlohmann::ordered_json measured_json(const SchemeNumbers& n, double cost) {
@@ -184,6 +194,7 @@ PlanReport plan_bits(const KvSource& source, const ModelEffect* effect, const Ba
       layer.v_cost[w] = v * m.v_mse[w] / m.v_mse[at_bits(kProbeBits)];
     }
   }
+  check_costs(report);
   const double scale = effect != nullptr ? 1.0 : 1.0 / static_cast<double>(count);
   const double taken = allocate_bits(report.layers, bytes, options, scale);
   for (const LayerPlan& layer : report.layers) {

@@ -56,6 +56,19 @@ class Compare(VerifyTest):
                             (["q4_0", "kivi2"], ["--kv", SAMPLE, "--compare", "q5"])):
             self.refused(USAGE, words, "verify", *args)
 
+    def test_values_count_where_there_is_no_model(self):
+        rows = {row["name"]: row for row in self.compare("k8v1,k8v8,k4v4")["schemes"]}
+        self.assertTrue(rows["k8v8"]["pareto"] and rows["k4v4"]["pareto"])
+
+    def test_a_scheme_that_cannot_hold_the_rows_says_so(self):
+        loud = helpers.write_safetensors(self.path("loud"), {name: helpers.tensor([1, 20, 32], seed, "F32", 3e4)
+                                                             for seed, name in enumerate(("k.0", "v.0"))})
+        report = self.json("verify", "--kv", loud, "--compare", "k4v4+sinks4+f16-norms,k4v4", "--json", "--quiet")
+        self.assertIn("F16", report["schemes"][0]["refused"])
+        self.assertIsNone(report["schemes"][1]["refused"])
+        report = self.json("verify", "--kv", loud, "--compare", "k4v4+outliers99:8", "--json", "--quiet", code=COULD_NOT)
+        self.assertEqual(report["exit_code"], COULD_NOT)
+
     def test_a_model(self):
         with open(self.path("ids.json"), "w", encoding="utf-8") as file:
             json.dump([(7 * i * i + 3 * i) % 61 + 3 for i in range(200)], file)
@@ -89,7 +102,18 @@ class Plan(VerifyTest):
         self.assertLessEqual(strict["predicted"], 0.02)
         self.assertLess(loose["planned"]["bytes_per_token"], strict["planned"]["bytes_per_token"])
 
+    def test_the_file_keeps_what_the_plan_was_made_with(self):
+        report = self.json("plan", "--kv", SAMPLE, "--bytes-per-token", 1000, "--k-center", "--effort", 1, "--sink-tokens", 4,
+                           "-o", "plan.json", "--json", "--quiet")
+        self.assertEqual(report["scheme"]["with"], "least-squares+effort1+center+sinks4")
+        alone = self.json("verify", "--kv", SAMPLE, "--scheme", "plan.json", "--threshold", 0.9, "--json", "--quiet")
+        self.assertEqual(alone["bytes"]["packed"], round(256 * report["planned"]["bytes_per_token"]))
+
     def test_what_cannot_be(self):
+        for option in (["--bits", 3], ["--scheme", "x"], ["--boundary-layers", 1], ["--outlier-channels", "16:4"]):
+            self.refused(USAGE, [option[0], "plan"], "plan", "--kv", SAMPLE, "--bytes-per-token", 900, *option)
+        one = helpers.write_safetensors(self.path("one"), {name: helpers.tensor([1, 1, 32], seed) for seed, name in enumerate(("k.0", "v.0", "q.0"))})
+        self.refused(COULD_NOT, ["layer 0", "more tokens"], "plan", "--kv", one, "--bytes-per-token", 900, "--quiet")
         self.refused(USAGE, ["exactly one source"], "plan", "--bytes-per-token", 900)
         self.refused(USAGE, ["exactly one limit"], "plan", "--kv", SAMPLE)
         self.refused(USAGE, ["exactly one limit"], "plan", "--kv", SAMPLE, "--bytes-per-token", 900, "--max-kld", 1)
