@@ -161,7 +161,7 @@ struct ModelNumbers {
   std::string name;        ///< the last part of the directory's path, or the hub id
   std::string family;      ///< model_type
   std::int64_t layers = 0;
-  std::vector<int> exact_layers;  ///< layers whose cache is not compressed; they enter no minimum
+  std::vector<int> exact_layers;  ///< layers whose K and V are kept in 16 bits, every head: their errors are of rounding
   bool latent = false;     ///< multi-head latent attention, measured as it is cached
   std::string prompt;      ///< where the text comes from
   std::int64_t tokens = 0;       ///< of all windows

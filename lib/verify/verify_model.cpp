@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <iterator>
+#include <set>
 #include <array>
 
 #include "lib/error.h"
@@ -78,6 +80,17 @@ void judge_output(VerifyReport& report, const std::vector<EffectControl>& contro
   if (report.verdict == Verdict::kFail && report.advice.empty()) advise_on_keys(report);
 }
 
+/// Layers of which no head has another scheme than exact rows.
+std::vector<int> find_exact_layers(const VerifyReport& report) {
+  std::set<int> exact, coded;
+  for (const SchemeUse& use : report.schemes) {
+    (use.scheme.starts_with("exact/") ? exact : coded).insert(use.layers.begin(), use.layers.end());
+  }
+  std::vector<int> layers;
+  std::set_difference(exact.begin(), exact.end(), coded.begin(), coded.end(), std::back_inserter(layers));
+  return layers;
+}
+
 /// What is said of K and V, from the first window.
 VerifyReport report_cache(const ModelSource& source, const VerifyModelOptions& options, const Backend& backend) {
   VerifyReport report;
@@ -125,6 +138,7 @@ VerifyReport verify_model(const Model& model, const TextWindows& text, const Ver
   report.source_path = model.dir();
   report.effect = std::move(found);
   report.model_numbers = effect.reference();
+  report.model_numbers->exact_layers = find_exact_layers(report);
   report.model = report.model_numbers->name;
   judge_output(report, controls, options.effect_gates);
   if (!effect.plausible()) {

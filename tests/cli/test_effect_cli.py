@@ -63,6 +63,13 @@ class EffectTest(VerifyTest):
 
 
 class Output(EffectTest):
+    def test_layers_that_are_kept_are_listed(self):
+        with open(self.path("scheme.json"), "w", encoding="utf-8") as file:
+            json.dump({"layers": [{"layer": 1, "k": 16, "v": 16}]}, file)
+        report = self.run_model("--bits", 4, "--scheme", "scheme.json")
+        self.assertEqual(report["model_run"]["exact_layers"], [1])
+        self.assertEqual(self.run_model("--bits", 4)["model_run"]["exact_layers"], [])
+
     def test_the_effect_is_reported_and_more_bits_have_less(self):
         kl = []
         for bits in (2, 4, 8):
