@@ -49,7 +49,7 @@ std::string format_report(const PaperReport& report) {
                          ? "every check holds, and every control was noticed"
                      : report.verdict == Verdict::kFail
                          ? "a check is violated"
-                         : "a check was not precise enough, or a control was not noticed";
+                         : "a check was not precise enough: give more --rows; or a control was not noticed";
   return text + fmt::format("\n{}: {}\n", name_of(report.verdict), what);
 }
 

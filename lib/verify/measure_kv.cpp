@@ -148,8 +148,8 @@ class Measurer {
                                   const Reconstruction& coded) const {
     switch (control) {
       case Control::kZeros: return std::vector<float>(x.size(), 0.0f);
-      case Control::kOtherSeed:
-        return set.other_seeds.empty() ? std::vector<float>()
+      case Control::kOtherSeed:  // where every token is kept, no seed enters either
+        return set.other_seeds.empty() || set.main->scheme().coded_tokens(coded.coded.tokens) == 0 ? std::vector<float>()
                                        : decode_head(backend_, set.other_seeds.front(), coded.coded, Decode::kRow);
       case Control::kPermuted: return permute_tokens(coded.rows, set.main->scheme().dim);
       case Control::kOneBit: break;

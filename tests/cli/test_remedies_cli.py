@@ -45,6 +45,14 @@ def bytes_of(part, bits, outliers=None, group=None, center=False, exact=0):
     return HEADS * (head + (2 * outliers[0] if outliers else 0))
 
 
+class AllKept(helpers.CliTest):
+    def test_a_cache_that_codes_no_token_passes(self):
+        dump = self.dump(layers=1, tokens=32)
+        report = self.json("verify", "--kv", dump, "--sink-tokens", 1048576, "--json", "--quiet")
+        self.assertEqual(report["status"], "PASS")
+        self.assertNotIn("other_seed", report["layers"][0]["k"]["controls"])
+
+
 class Remedies(VerifyTest):
     def setUp(self):
         super().setUp()
