@@ -7,6 +7,7 @@
 namespace tq {
 
 void convert_to_float(DType dtype, const void* from, std::int64_t count, float* to) {
+  if (count == 0) return;  // of nothing, pointers may be null
   if (dtype == DType::kF32) {
     std::memcpy(to, from, static_cast<std::size_t>(count) * sizeof(float));
     return;
@@ -20,6 +21,7 @@ void convert_to_float(DType dtype, const void* from, std::int64_t count, float* 
 }
 
 void convert_from_float(const float* from, std::int64_t count, DType dtype, void* to) {
+  if (count == 0) return;
   if (dtype == DType::kF32) {
     std::memcpy(to, from, static_cast<std::size_t>(count) * sizeof(float));
     return;
