@@ -47,8 +47,6 @@ void check_keys(const Json& object, const std::set<std::string>& known, const st
   }
 }
 
-bool is_width(int bits) { return (bits >= kMinBits && bits <= kMaxBits) || bits == kExactBits; }
-
 int read_width(const Json& value, const std::string& where) {
   if (value.is_number_integer()) {
     const auto bits = value.get<std::int64_t>();

@@ -28,6 +28,9 @@ struct LayerPlace {
 
 inline constexpr int kExactBits = 16;
 
+/// 1..8, or 16.
+inline bool is_width(int bits) { return (bits >= kMinBits && bits <= kMaxBits) || bits == kExactBits; }
+
 struct KvSchemeOptions {
   int k_bits = 4;  ///< 1..8, the bit of the sketch included; 16: exact
   int v_bits = 4;  ///< 1..8; 16: exact

@@ -13,21 +13,6 @@
 namespace tq {
 namespace {
 
-[[noreturn]] void refuse(const std::string& name, const std::string& what) {
-  throw UsageError(fmt::format("scheme '{}': {}", name, what));
-}
-
-/// A whole number from the front of `text`, which is left behind it.
-std::optional<int> take_number(std::string_view& text) {
-  int value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || value < 0) return std::nullopt;
-  text.remove_prefix(static_cast<std::size_t>(end - text.data()));
-  return value;
-}
-
-bool is_width(int bits) { return (bits >= kMinBits && bits <= kMaxBits) || bits == kExactBits; }
-
 void read_extra(const std::string& name, std::string_view word, KvSchemeOptions& options) {
   const std::string_view whole = word;
   const auto take = [&](std::string_view prefix) {
@@ -37,7 +22,7 @@ void read_extra(const std::string& name, std::string_view word, KvSchemeOptions&
   };
   const auto number = [&](int low, int high) {
     const std::optional<int> value = take_number(word);
-    if (!value || *value < low || *value > high) refuse(name, fmt::format("'{}' wants a number from {} to {}", whole, low, high));
+    if (!value || *value < low || *value > high) refuse_scheme(name, fmt::format("'{}' wants a number from {} to {}", whole, low, high));
     return *value;
   };
   if (word == "qjl") {
@@ -55,12 +40,12 @@ void read_extra(const std::string& name, std::string_view word, KvSchemeOptions&
   } else {
     if (take("outliers")) {
       options.outlier_channels = number(kMinDim, kMaxRowDim - kMinDim);
-      if (!take(":")) refuse(name, fmt::format("'{}' wants a colon and bits", whole));
+      if (!take(":")) refuse_scheme(name, fmt::format("'{}' wants a colon and bits", whole));
       options.outlier_bits = number(kMinBits, kMaxBits);
     } else if (take("boundary")) {
       options.boundary_layers = number(1, 1 << 16);
       if (take(":")) options.boundary_bits = number(kMinBits, kExactBits);
-      if (!is_width(options.boundary_bits)) refuse(name, fmt::format("'{}': bits are 1..8 or 16", whole));
+      if (!is_width(options.boundary_bits)) refuse_scheme(name, fmt::format("'{}': bits are 1..8 or 16", whole));
     } else if (take("sinks")) {
       options.sinks = number(1, kMaxExactTokens);
     } else if (take("recent")) {
@@ -70,14 +55,26 @@ void read_extra(const std::string& name, std::string_view word, KvSchemeOptions&
     } else if (take("effort")) {
       options.effort = number(0, 3);
     } else {
-      refuse(name, fmt::format("'{}' is not known: qjl, center, outliersC:B, boundaryN[:B], sinksS, recentW, groupG, effortE, "
+      refuse_scheme(name, fmt::format("'{}' is not known: qjl, center, outliersC:B, boundaryN[:B], sinksS, recentW, groupG, effortE, "
                                "corrected, least-squares, f16-norms, rht1, qr, identity", whole));
     }
-    if (!word.empty()) refuse(name, fmt::format("'{}' does not end where it should", whole));
+    if (!word.empty()) refuse_scheme(name, fmt::format("'{}' does not end where it should", whole));
   }
 }
 
 }  // namespace
+
+void refuse_scheme(const std::string& name, const std::string& what) {
+  throw UsageError(fmt::format("scheme '{}': {}", name, what));
+}
+
+std::optional<int> take_number(std::string_view& text) {
+  int value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || value < 0) return std::nullopt;
+  text.remove_prefix(static_cast<std::size_t>(end - text.data()));
+  return value;
+}
 
 void read_scheme_words(std::string_view words, const std::string& name, KvSchemeOptions& options) {
   for (std::size_t at = 0; at <= words.size();) {
@@ -86,7 +83,7 @@ void read_scheme_words(std::string_view words, const std::string& name, KvScheme
     at = end + 1;
   }
   if (options.effort == 0) return;
-  if (options.norm == NormMode::kCorrected) refuse(name, "effort1 to effort3 have least-squares norms, and corrected does not go with them");
+  if (options.norm == NormMode::kCorrected) refuse_scheme(name, "effort1 to effort3 have least-squares norms, and corrected does not go with them");
   options.norm = NormMode::kLeastSquares;
 }
 

@@ -1,6 +1,7 @@
 // What stands beside the codes of a cache, in words: "center+sinks4+recent64+effort2". Scheme names and scheme files have them.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -15,5 +16,10 @@ void read_scheme_words(std::string_view words, const std::string& name, KvScheme
 
 /// The inverse, of all but bits and seeds; empty where there is nothing to say.
 std::string format_scheme_words(const KvSchemeOptions& options);
+
+/// What the readers of a scheme's name share: a whole number from the front of `text`, which is left behind it, and the
+/// UsageError that names the scheme.
+std::optional<int> take_number(std::string_view& text);
+[[noreturn]] void refuse_scheme(const std::string& name, const std::string& what);
 
 }  // namespace tq

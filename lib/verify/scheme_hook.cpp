@@ -13,14 +13,10 @@ namespace {
 
 using Codecs = std::vector<std::shared_ptr<const CacheCodec>>;
 
-/// One codec, or one a head where they differ.
 Codecs codecs_of(KvCodecs& all, KvPart part, const LayerKv& kv) {
   const LayerPlace place{kv.layer, static_cast<std::size_t>(kv.layer), static_cast<std::size_t>(kv.layers)};
   const auto dim = static_cast<int>(part == KvPart::kKeys ? kv.k_dim : kv.v_dim);
-  const std::int64_t heads = all.options().differs_by_head(part, place) ? kv.kv_heads : 1;
-  Codecs codecs;
-  for (std::int64_t head = 0; head < heads; ++head) codecs.push_back(all.find(part, place, head, dim, DType::kF32));
-  return codecs;
+  return all.find_heads(part, place, kv.kv_heads, dim, DType::kF32);
 }
 
 /// What stands in the place of a codec, or of its decoder; made once a codec.
