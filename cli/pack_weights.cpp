@@ -21,6 +21,7 @@ struct Options {
   std::string shard;
   WeightGateOptions gates;
   ThreadOption threads;
+  DeviceOption device;
   bool dry_run = false;
   bool resume = false;
   bool force = false;
@@ -115,15 +116,16 @@ ExitCode run(const Options& options) {
   const WeightPlan plan = plan_weights(source, weights);
   const PackRun run{options.model, std::filesystem::canonical(source_dir).string(), weights, part, options.force,
                     make_fingerprint(source, weights)};
-  const auto backend = make_cpu_backend();
+  const Device device = options.device.open();
+  const Backend& backend = *device.backend;
   WeightsReport report{&plan, &run, options.output, list_output(source, plan, run), nullptr, {},
-                       collect_warnings(plan, run), 0, backend->name(), options.threads.threads};
+                       collect_warnings(plan, run), 0, backend.name(), options.threads.threads};
   const std::string summary = summarize_weights(plan, run, report.files);
   if (options.dry_run) return print_dry_run(options, report, summary);
 
   const auto start = std::chrono::steady_clock::now();
   std::string rate;
-  const PackWeightsResult result = run_pipeline(options, source, plan, *backend, run, rate);
+  const PackWeightsResult result = run_pipeline(options, source, plan, backend, run, rate);
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (result.was_complete) {
     if (options.gates.max_rel_mse || options.gates.max_rel_mse_ratio) {
@@ -146,7 +148,7 @@ ExitCode run(const Options& options) {
   }
   if (result.resumed > 0) say(options.quiet, fmt::format("{} tensors were finished before", result.resumed));
   say(options.quiet, fmt::format("{}: {}; read {}, wrote {} in {} ({}, {} threads)", options.output, summary,
-                                 format_bytes(result.bytes_read), format_bytes(result.bytes_written), rate, backend->name(),
+                                 format_bytes(result.bytes_read), format_bytes(result.bytes_written), rate, backend.name(),
                                  options.threads.threads));
   if (!result.is_complete) {
     say(options.quiet, fmt::format("{}: part {} of {} is done; when all are, run 'tq merge-shards {}'", options.output, part,
@@ -200,6 +202,7 @@ void declare_what(CLI::App& sub, Options& o) {
 
 void declare_how(CLI::App& sub, Options& o) {
   o.threads.declare(sub);
+  o.device.declare(sub);
   sub.add_option("--shard", o.shard, "K/N: pack the K-th of N parts of the source's files, with the same options in each; 'tq merge-shards' makes the parts a whole");
   CLI::Option* resume = sub.add_flag("--resume", o.resume, "go on with an interrupted run of the same command; begins it if there is none");
   sub.add_flag("--force", o.force, "replace an earlier result, or start an interrupted run again")->excludes(resume);

@@ -101,7 +101,7 @@ void ModelArguments::declare_gates(CLI::App& app, const char* group) {
 }
 
 VerifyReport measure_model(const ModelArguments& arguments, std::optional<std::int64_t> tokens, VerifyOptions options,
-                           bool cache, bool quiet) {
+                           bool cache, const Device& device, bool quiet) {
   const Model model = Model::open(arguments.model);
   const TextWindows text = read_windows(model, arguments.prompt.resolve(tokens), arguments.window);
   VerifyModelOptions run;
@@ -121,7 +121,7 @@ VerifyReport measure_model(const ModelArguments& arguments, std::optional<std::i
   };
   run.effect.progress = passes.callback();
   run.verify = options;
-  VerifyReport report = verify_model(model, text, run, *make_cpu_backend());
+  VerifyReport report = verify_model(model, text, run, *device.backend);
   if (rate.empty()) rate = passes.finish();
   heads.finish();
   say(quiet, fmt::format("passes: {} through {} layers, reference {:.1f} s, second {:.1f} s, all {}",
