@@ -88,6 +88,17 @@ ExitCode judge(const Options& options, const WeightsReport& report) {
   return code;
 }
 
+/// "reading 31 %, writing 21 %, processors 48 % of the threads' time".
+std::string describe_seconds(const PackSeconds& seconds) {
+  double sum = 0;
+  for (const auto& [name, spent] : seconds.all()) sum += spent;
+  std::string text;
+  for (const auto& [name, spent] : seconds.all()) {
+    if (spent > 0) text += fmt::format("{}{} {:.0f} %", text.empty() ? "" : ", ", name, 100 * spent / sum);
+  }
+  return text + " of the threads' time";
+}
+
 PackWeightsResult run_pipeline(const Options& options, const Checkpoint& source, const WeightPlan& plan, const Backend& backend,
                                const PackRun& run, std::string& rate) {
   ProgressBar bar("pack-weights", plan.part_input_bytes(run.part), ProgressBar::Unit::kBytes, options.quiet);
@@ -150,6 +161,7 @@ ExitCode run(const Options& options) {
   say(options.quiet, fmt::format("{}: {}; read {}, wrote {} in {} ({}, {} threads)", options.output, summary,
                                  format_bytes(result.bytes_read), format_bytes(result.bytes_written), rate, backend.name(),
                                  options.threads.threads));
+  say(options.quiet, fmt::format("bound by {}: {}", result.seconds.bound(), describe_seconds(result.seconds)));
   if (!result.is_complete) {
     say(options.quiet, fmt::format("{}: part {} of {} is done; when all are, run 'tq merge-shards {}'", options.output, part,
                                    weights.parts, options.output));
