@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/command.h"
+#include "cli/options.h"
 #include "cli/table.h"
 #include "cli/terminal.h"
 #include "lib/device.h"
@@ -307,7 +308,8 @@ void add_bench(CLI::App& app, Command& command) {
       ->allow_extra_args(false)
       ->check(CLI::IsMember({"raw", "corrected", "least-squares"}));
   sub->add_option("--device", options->device,
-                  "cpu, cuda or cuda:N; on a GPU rows lie in its memory, and times are of its kernels alone");
+                  "cpu, cuda or cuda:N; on a GPU rows lie in its memory, and times are of its kernels alone")
+      ->check(device_name());
   sub->add_option("--mb", options->megabytes,
                   "BF16 rows of a case, 1..16384 MB; more than the caches hold shows memory")
       ->check(CLI::Range(1, 16384));

@@ -155,13 +155,27 @@ void ThreadOption::declare(CLI::App& app) {
 
 void DeviceOption::declare(CLI::App& app) {
   app.add_option("--device", name_,
-                 "where codes are made and read: auto (a GPU where there is one), cpu, cuda or cuda:N; no byte depends on it");
+                 "where codes are made and read: auto (a GPU where there is one), cpu, cuda or cuda:N; no byte depends on it")
+      ->check(device_name());
 }
 
 Device DeviceOption::open() const {
   Device device = open_device(parse_device(name_));
   if (!device.note.empty()) warn(device.note);
   return device;
+}
+
+CLI::Validator device_name() {
+  return CLI::Validator(
+      [](std::string& text) {
+        try {
+          parse_device(text);
+          return std::string();
+        } catch (const UsageError& error) {
+          return std::string(error.what());
+        }
+      },
+      "DEVICE");
 }
 
 CLI::Validator not_negative() {

@@ -58,6 +58,8 @@ struct ThreadOption {
   void declare(CLI::App& app);
 };
 
+CLI::Validator device_name();  ///< what parse_device() takes
+
 /// --device: auto (default), cpu, cuda or cuda:N.
 class DeviceOption {
  public:

@@ -90,11 +90,9 @@ ExitCode judge(const Options& options, const WeightsReport& report) {
 
 /// "reading 31 %, writing 21 %, processors 48 % of the threads' time".
 std::string describe_seconds(const PackSeconds& seconds) {
-  double sum = 0;
-  for (const auto& [name, spent] : seconds.all()) sum += spent;
   std::string text;
   for (const auto& [name, spent] : seconds.all()) {
-    if (spent > 0) text += fmt::format("{}{} {:.0f} %", text.empty() ? "" : ", ", name, 100 * spent / sum);
+    if (spent > 0) text += fmt::format("{}{} {:.0f} %", text.empty() ? "" : ", ", name, 100 * spent / seconds.sum());
   }
   return text + " of the threads' time";
 }

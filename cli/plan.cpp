@@ -112,7 +112,7 @@ void add_plan(CLI::App& app, Command& command) {
   const char* group = "Source (exactly one)";
   options->model.declare(*sub, group);
   sub->add_option("--kv", options->kv, "a KV dump with queries: the cost is that of its attention")->group(group);
-  sub->add_option("--tokens", options->tokens, "with --model: the first N tokens of the text, in windows (default up to 128)")
+  sub->add_option("--tokens", options->tokens, "with --model: the first N tokens of the text, 1..2147483648, in windows (default up to 128)")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 31))->default_str("")->group("With --model");
   const char* limit = "Limit (exactly one)";
   sub->add_option("--bytes-per-token", options->plan.bytes_per_token, "K and V of all layers take at most so many bytes a token, norms "

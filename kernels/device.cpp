@@ -20,7 +20,7 @@ DeviceChoice parse_device(std::string_view text) {
     const auto [end, error] = std::from_chars(text.data() + kNumbered.size(), last, choice.number);
     if (error == std::errc() && end == last && choice.number >= 0) return choice;
   }
-  throw UsageError(fmt::format("--device: '{}' is none of auto, cpu, cuda, cuda:N", text));
+  throw UsageError(fmt::format("'{}' is none of auto, cpu, cuda, cuda:N", text));
 }
 
 Device open_device(const DeviceChoice& choice) {

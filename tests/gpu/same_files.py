@@ -100,7 +100,7 @@ def main():
         same_report("verify --kv", "verify", "--kv", DUMP, "--k-bits", "4", "--v-bits", "3")
         same_report("verify --synthetic", "verify", "--synthetic", "--bits", "3")
         same_report("verify --weights", "verify", "--weights", f"{packed}.cpu", "--against", model)
-        for threads in ("1", "4", "16"):
+        for threads in ("1", "4", str(os.cpu_count())):
             for device in ("cpu", "cuda"):
                 out, _, _ = run("pack-weights", model, "-o", f"{folder}/t{threads}{device}", "--threads", threads, "--device", device, "--json")
                 speed = json.loads(out)["speed"]
