@@ -24,7 +24,7 @@ struct PackSeconds {
   double bus = 0;         ///< rows on their way to a GPU, and codes back
   double kernels = 0;     ///< of a GPU
   double processors = 0;  ///< encoding on the CPU, checks, hashes, copies in memory
-  double turns = 0;       ///< waiting until earlier blocks are hashed and recorded, in order
+  double turns = 0;       ///< waiting until earlier blocks, which are at one of the above, are hashed and recorded in order
 
   void add(const PackSeconds& other) {
     reading += other.reading;
@@ -43,10 +43,10 @@ struct PackSeconds {
     return {{{"reading", reading}, {"writing", writing}, {"bus", bus}, {"kernels", kernels}, {"processors", processors}, {"turns", turns}}};
   }
   double sum() const { return reading + writing + bus + kernels + processors + turns; }
-  /// The name of the largest.
+  /// The name of the largest but for turns.
   std::string_view bound() const {
     const auto parts = all();
-    return std::max_element(parts.begin(), parts.end(), [](const Named& a, const Named& b) { return a.seconds < b.seconds; })->name;
+    return std::max_element(parts.begin(), parts.end() - 1, [](const Named& a, const Named& b) { return a.seconds < b.seconds; })->name;
   }
 };
 

@@ -149,7 +149,7 @@ class Files(WeightsTest):
         done = self.pack_json(self.model(), "--threads", 2)["speed"]
         spent = done["thread_seconds"]
         self.assertEqual(set(spent), {"reading", "writing", "bus", "kernels", "processors", "turns"})
-        self.assertEqual(done["bound_by"], max(spent, key=spent.get))
+        self.assertEqual(done["bound_by"], max(set(spent) - {"turns"}, key=spent.get))
         self.assertTrue(all(seconds >= 0 for seconds in spent.values()), spent)
         self.assertGreater(spent["reading"] + spent["writing"] + spent["processors"], 0)
         self.assertLess(sum(spent.values()), 2 * done["seconds"] + 0.001, "two threads cannot spend more")

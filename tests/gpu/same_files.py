@@ -21,11 +21,16 @@ failed = 0
 
 
 def run(*args):
+    """What tq printed, its seconds, and the most memory that was resident, in MB."""
     start = time.monotonic()
-    done = subprocess.run([TQ, *args], capture_output=True, text=True)
-    if done.returncode not in (0, 1):
-        raise SystemExit(f"tq {' '.join(args)}: exit {done.returncode}: {done.stderr}")
-    return done.stdout, done.stderr.strip(), time.monotonic() - start
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        child = subprocess.Popen([TQ, *args], stdout=out, stderr=err)
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0), err.seek(0)
+        if child.returncode not in (0, 1):
+            raise SystemExit(f"tq {' '.join(args)}: exit {child.returncode}: {err.read().decode()}")
+        return out.read().decode(), time.monotonic() - start, usage.ru_maxrss / 1024
 
 
 def report(what, same, seconds):
@@ -67,7 +72,7 @@ def without_what_differs(value):
 def same_files(what, *args, out):
     seconds = []
     for device in ("cpu", "cuda"):
-        seconds.append(run(*args, "-o", f"{out}.{device}", "--device", device)[2])
+        seconds.append(run(*args, "-o", f"{out}.{device}", "--device", device)[1])
     if os.path.isdir(f"{out}.cpu"):
         names = sorted(os.listdir(f"{out}.cpu"))
         same = names == sorted(os.listdir(f"{out}.cuda")) and all(
@@ -80,7 +85,7 @@ def same_files(what, *args, out):
 def same_report(what, *args):
     reports, seconds = [], []
     for device in ("cpu", "cuda"):
-        out, _, spent = run(*args, "--json", "--device", device)
+        out, spent, _ = run(*args, "--json", "--device", device)
         reports.append(without_what_differs(json.loads(out)))
         seconds.append(spent)
     report(what, reports[0] == reports[1], seconds)
@@ -102,10 +107,10 @@ def main():
         same_report("verify --weights", "verify", "--weights", f"{packed}.cpu", "--against", model)
         for threads in ("1", "4", str(os.cpu_count())):
             for device in ("cpu", "cuda"):
-                out, _, _ = run("pack-weights", model, "-o", f"{folder}/t{threads}{device}", "--threads", threads, "--device", device, "--json")
+                out, _, resident = run("pack-weights", model, "-o", f"{folder}/t{threads}{device}", "--threads", threads, "--device", device, "--json")
                 speed = json.loads(out)["speed"]
                 rate = speed["bytes_per_second"] / 1e9
-                print(f"pack-weights, {threads} threads, {speed['backend']}: {rate:.2f} GB/s of BF16, bound by {speed['bound_by']}: "
+                print(f"pack-weights, {threads} threads, {speed['backend']}: {rate:.2f} GB/s of BF16, {resident:.0f} MB resident, bound by {speed['bound_by']}: "
                       f"{ {k: round(v, 3) for k, v in speed['thread_seconds'].items()} }", flush=True)
     sys.exit(1 if failed else 0)
 
