@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <charconv>
+#include <cstdlib>
 
 #include "kernels/gpu_backend.h"
 #include "lib/error.h"
@@ -25,7 +26,9 @@ DeviceChoice parse_device(std::string_view text) {
 
 Device open_device(const DeviceChoice& choice) {
   if (choice.kind == DeviceKind::kCuda) return {make_cuda_backend(choice.number), choice.number, ""};
-  if (choice.kind == DeviceKind::kCpu || !describe_missing_cuda().empty()) return {make_cpu_backend(), std::nullopt, ""};
+  const char* const cpu_target = std::getenv("TQ_CPU");  // who names one means the CPU
+  const bool wants_cpu = choice.kind == DeviceKind::kCpu || (cpu_target != nullptr && *cpu_target != '\0');
+  if (wants_cpu || !describe_missing_cuda().empty()) return {make_cpu_backend(), std::nullopt, ""};
   try {
     return {make_cuda_backend(choice.number), choice.number, ""};
   } catch (const Error& error) {

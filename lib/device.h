@@ -26,7 +26,7 @@ struct Device {
   std::string note;         ///< why a GPU that is there is not used, for the user to read; else empty
 };
 
-/// kAuto takes CUDA device 0 where there is one that this build has code for, else the CPU; kCpu is make_cpu_backend(), and
+/// kAuto takes CUDA device 0 where there is one that this build has code for, and TQ_CPU names no CPU target, else the CPU; kCpu is make_cpu_backend(), and
 /// kCuda make_cuda_backend(), with its Error where there is no such device. No byte of a result depends on the choice.
 Device open_device(const DeviceChoice& choice);
 
