@@ -77,7 +77,7 @@ void pack_blocks(const Checkpoint& source, const WeightPlan& plan, const Backend
   const DeviceSeconds after = backend.device_seconds();
   result.seconds.bus = after.upload - before.upload + after.download - before.download;
   result.seconds.kernels = after.kernels - before.kernels;
-  result.seconds.processors -= result.seconds.bus + result.seconds.kernels;
+  result.seconds.processors = std::max(0.0, result.seconds.processors - result.seconds.bus - result.seconds.kernels);
   result.seconds.turns = std::max(0.0, threads * all.seconds() - result.seconds.sum());
   const Stopwatch watch;
   recorder.finish();
