@@ -27,9 +27,6 @@ class CudaBackend final : public Backend {
 
   std::int64_t encode(const Codec& codec, DType dtype, const void* rows, std::int64_t count, std::uint8_t* codes,
                       float* norms) const override {
-    if (codec.effort() != 0) {
-      throw Error(fmt::format("{}: has no scale search; encode with effort 0, or on the CPU", name_));
-    }
     const std::lock_guard lock(mutex_);
     const math::RotationView rotation = upload_rotation(codec);
     const Scheme& scheme = codec.scheme();
@@ -39,9 +36,14 @@ class CudaBackend final : public Backend {
       codes_.reserve(here * scheme.code_bytes());
       norms_.reserve(here * kFloatBytes);
       forget_refused();
-      cuda::encode_rows({rotation, &codec.codebook(), {scheme.norm, scheme.norm_dtype == DType::kF16, codec.divides_first()}, dtype,
-                         rows_.as<std::uint8_t>(), here, codes_.as<std::uint8_t>(), norms_.as<float>()},
-                        refused_.as<unsigned long long>());
+      const EncodeArgs args{rotation, &codec.codebook(),
+                            {scheme.norm, scheme.norm_dtype == DType::kF16, codec.divides_first()}, dtype,
+                            rows_.as<std::uint8_t>(), here, codes_.as<std::uint8_t>(), norms_.as<float>()};
+      if (codec.effort() == 0) {
+        cuda::encode_rows(args, refused_.as<unsigned long long>());
+      } else {
+        cuda::search_rows(args, math::make_scale_search(codec.codebook(), codec.effort()), refused_.as<unsigned long long>());
+      }
       const std::int64_t refused = wait_for_refused("encoding");
       codes_.download(codes + start * scheme.code_bytes(), here * scheme.code_bytes(), "copying codes back");
       norms_.download(norms + start, here * kFloatBytes, "copying norms back");
