@@ -59,7 +59,6 @@ class CudaBackend final : public Backend {
 
   std::int64_t encode(const Codec& codec, DType dtype, const void* rows, std::int64_t count, std::uint8_t* codes,
                       float* norms) const override {
-    if (codec.effort() != 0) return cpu_->encode(codec, dtype, rows, count, codes, norms);  // the search is there alone
     const Scheme& scheme = codec.scheme();
     const math::NormRule rule{scheme.norm, scheme.norm_dtype == DType::kF16, codec.divides_first()};
     const std::int64_t code_bytes = scheme.code_bytes();
@@ -71,9 +70,14 @@ class CudaBackend final : public Backend {
       lane.in.fill(0, static_cast<const std::uint8_t*>(rows) + start * row_bytes, here * row_bytes);
       clear_flag(lane);
       send(lane);
-      cuda::encode_rows({rotation, &codec.codebook(), rule, dtype, lane.in.at<std::uint8_t>(0), here,
-                         lane.out.at<std::uint8_t>(1), lane.out.at<float>(2)},
-                        lane.out.at<unsigned long long>(0));
+      const EncodeArgs args{rotation, &codec.codebook(), rule, dtype, lane.in.at<std::uint8_t>(0), here,
+                            lane.out.at<std::uint8_t>(1), lane.out.at<float>(2)};
+      auto* refused = lane.out.at<unsigned long long>(0);
+      if (codec.effort() == 0) {
+        cuda::encode_rows(args, refused);
+      } else {
+        cuda::search_rows(args, math::make_scale_search(codec.codebook(), codec.effort()), refused);
+      }
       fetch(lane, lane.out);
     }, [&](const Lane& lane, std::int64_t start, std::int64_t here) {
       lane.out.take(1, codes + start * code_bytes, here * code_bytes);
@@ -243,7 +247,6 @@ class CudaBackend final : public Backend {
 
   int device_;
   std::string name_;
-  std::unique_ptr<Backend> cpu_ = make_cpu_backend();
   mutable std::mutex mutex_;  ///< guards what follows
   mutable std::vector<std::unique_ptr<Lane>> idle_;
   mutable DeviceSeconds spent_;

@@ -138,7 +138,7 @@ class CudaBench final : public DeviceBench {
 
   BenchResult run_case(const Case& item, const std::vector<std::uint8_t>& rows, int repeat) override {
     check_cuda(cudaSetDevice(device_), "choosing the device");
-    const Codec codec(scheme_of(item));
+    const Codec codec = Codec(scheme_of(item)).with_effort(item.effort);
     const std::int64_t row_bytes = item.dim * static_cast<std::int64_t>(size_of(item.dtype));
     BenchResult result;
     result.item = item;
@@ -162,6 +162,7 @@ class CudaBench final : public DeviceBench {
     const Expected expected = run_on_cpu(codec, item.dtype, rows, count);
     const math::RotationView rotation = rotation_.upload(codec.rotation());
     const Scheme& scheme = codec.scheme();
+    const math::ScaleSearch search = math::make_scale_search(codec.codebook(), item.effort);
     constexpr unsigned long long kNone = ~0ULL;
     refused_.upload(&kNone, sizeof(kNone), "clearing the refused row");
     std::vector<BufferSet> sets(std::max<std::size_t>(1, (kColdBytes + rows.size() - 1) / rows.size()));
@@ -182,9 +183,15 @@ class CudaBench final : public DeviceBench {
       const BufferSet& set = sets[number % sets.size()];
       used = std::max<std::size_t>(used, number % sets.size() + 1);
       if (encodes) {
-        cuda::encode_rows({rotation, &codec.codebook(), {scheme.norm, scheme.norm_dtype == DType::kF16}, item.dtype,
-                           set.rows.as<std::uint8_t>(), count, set.codes.as<std::uint8_t>(), set.norms.as<float>()},
-                          refused_.as<unsigned long long>());
+        const EncodeArgs args{rotation, &codec.codebook(),
+                              {scheme.norm, scheme.norm_dtype == DType::kF16, codec.divides_first()}, item.dtype,
+                              set.rows.as<std::uint8_t>(), count, set.codes.as<std::uint8_t>(), set.norms.as<float>()};
+        auto* refused = refused_.as<unsigned long long>();
+        if (item.effort == 0) {
+          cuda::encode_rows(args, refused);
+        } else {
+          cuda::search_rows(args, search, refused);
+        }
       } else {
         cuda::decode_rows({rotation, &codec.codebook(), item.dtype, set.codes.as<std::uint8_t>(), set.norms.as<float>(),
                            count, set.rows.as<std::uint8_t>()});
@@ -195,7 +202,8 @@ class CudaBench final : public DeviceBench {
     ErrorStats stats;
     compare_rows(*make_cpu_backend(), item.dim, item.dtype, rows.data(), item.dtype, expected.decoded.data(), count, stats);
     result.relative_mse = stats.relative_mse();
-    if (!(std::abs(result.relative_mse / result.expected_mse - 1) <= kBenchMseTolerance)) {
+    const double ratio = result.relative_mse / result.expected_mse;
+    if (!(ratio <= 1 + kBenchMseTolerance && ratio >= 1 - (item.effort > 0 ? kBenchSearchGain : kBenchMseTolerance))) {
       throw Error(fmt::format("the relative MSE is {:.6g}, and the codebook gives {:.6g}", result.relative_mse,
                               result.expected_mse));
     }
