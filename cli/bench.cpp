@@ -121,7 +121,6 @@ Report measure_device(const Options& options, const DeviceChoice& device) {
   std::vector<std::uint8_t> rows;
   int dim = 0;
   for (const Case& item : cases) {
-    if (item.operation == Operation::kCompare) continue;
     if (item.dim != dim) {
       dim = item.dim;
       const std::uint64_t row_bytes = static_cast<std::uint64_t>(dim) * size_of(item.dtype);
