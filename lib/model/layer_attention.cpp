@@ -232,7 +232,7 @@ std::vector<float> run_attention(const LayerInput& in, const RopeTable& rope, co
   task.recent = kv.recent;
   task.recent_k = kv.recent_k;
   task.recent_v = kv.recent_v;
-  Floats out = attend(task, in.context.threads);
+  Floats out = attend(task, in.context.threads, in.context.device);
   if (!expansion.empty()) out = expand_outputs(in, expansion, out);
   return apply_linear(in.context, in.layout.attention.o, out, in.tokens);
 }

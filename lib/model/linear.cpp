@@ -63,14 +63,15 @@ void run_transposed(const WeightReader& reader, const Piece& piece, std::vector<
   }
 }
 
+}  // namespace
+
 std::uint64_t stored_bytes(const WeightTensor& tensor, std::int64_t elements) {
   return static_cast<std::uint64_t>(static_cast<double>(tensor.stored_bytes) * static_cast<double>(elements) /
                                     static_cast<double>(tensor.values()));
 }
 
-}  // namespace
-
 void run_linear(const RunContext& context, std::span<const LinearTask> tasks) {
+  if (context.device != nullptr) return context.device->run_linear({context.reader, context.threads, context.progress}, tasks);
   std::vector<Piece> pieces;
   for (const LinearTask& task : tasks) {
     if (task.tokens > 0) add_pieces(task, context.threads, pieces);

@@ -113,7 +113,7 @@ void check_tokens(const Model& model, std::span<const std::int32_t> ids) {
 std::vector<float> prefill(const Model& model, std::span<const std::int32_t> ids, const PrefillOptions& options) {
   check_tokens(model, ids);
   const ModelConfig& config = model.config();
-  const RunContext context = {&model.reader(), options.threads, options.progress};
+  const RunContext context = {&model.reader(), options.threads, options.progress, options.device};
   const auto tokens = static_cast<std::int64_t>(ids.size());
   const std::int64_t past = begin_state(config, tokens, options.state);
   const std::int64_t positions = options.state != nullptr ? options.state->capacity : tokens;
@@ -130,9 +130,10 @@ std::vector<float> prefill(const Model& model, std::span<const std::int32_t> ids
   return normed(context, model.layout().final_norm, x, config.hidden);
 }
 
-std::vector<float> compute_logits(const Model& model, std::span<const float> hidden, std::int64_t rows, int threads) {
+std::vector<float> compute_logits(const Model& model, std::span<const float> hidden, std::int64_t rows, int threads,
+                                  ForwardDevice* device) {
   const ModelConfig& config = model.config();
-  Floats logits = apply_linear({&model.reader(), threads, {}}, model.layout().head, hidden, rows);
+  Floats logits = apply_linear({&model.reader(), threads, {}, device}, model.layout().head, hidden, rows);
   if (config.logit_divisor != 1) {
     for (float& logit : logits) logit /= static_cast<float>(config.logit_divisor);
   }
@@ -141,14 +142,14 @@ std::vector<float> compute_logits(const Model& model, std::span<const float> hid
 }
 
 std::vector<double> token_losses(const Model& model, std::span<const float> hidden, std::span<const std::int32_t> ids,
-                                 int threads) {
+                                 int threads, ForwardDevice* device) {
   const std::int64_t width = model.config().hidden, vocab = model.config().vocab;
   const auto predictions = static_cast<std::int64_t>(ids.size()) - 1;
   std::vector<double> losses(static_cast<std::size_t>(std::max<std::int64_t>(predictions, 0)));
   for (std::int64_t first = 0; first < predictions; first += kLogitTokens) {
     const std::int64_t rows = std::min(kLogitTokens, predictions - first);
     const auto block = hidden.subspan(static_cast<std::size_t>(first * width), static_cast<std::size_t>(rows * width));
-    const Floats logits = compute_logits(model, block, rows, threads);
+    const Floats logits = compute_logits(model, block, rows, threads, device);
     check_logits(model, logits, first);
     parallel_for(threads, rows, [&](std::int64_t r) {
       const std::span<const float> row(logits.data() + r * vocab, static_cast<std::size_t>(vocab));
