@@ -50,6 +50,7 @@ struct CompareReport {
 struct CompareOptions {
   int threads = 1;
   std::int64_t attention_queries = 512;
+  MeasureAttention attention = measure_attention;  ///< what measures attention: the CPU, or a device
   std::function<void(const std::string& name)> on_scheme;  ///< told before each scheme is measured
 };
 
