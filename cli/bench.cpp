@@ -6,7 +6,6 @@
 #include <sys/utsname.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <ctime>
 #include <fstream>
@@ -15,6 +14,7 @@
 #include "cli/command.h"
 #include "cli/table.h"
 #include "cli/terminal.h"
+#include "lib/device.h"
 #include "lib/math/scale_search.h"
 
 namespace tq::cli {
@@ -74,20 +74,8 @@ bool is_measured(const Case& item, std::size_t backend) {
   return backend == 0 || item.operation != Operation::kCompare;
 }
 
-/// N of "cuda:N", 0 of "cuda".
-int device_number(const std::string& device) {
-  int number = 0;
-  if (device == "cuda") return number;
-  const std::string digits = device.starts_with("cuda:") ? device.substr(5) : "";
-  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), number);
-  if (digits.empty() || error != std::errc() || end != digits.data() + digits.size() || number < 0) {
-    throw UsageError(fmt::format("--device: '{}' is none of cpu, cuda, cuda:N", device));
-  }
-  return number;
-}
-
-Report measure_device(const Options& options) {
-  const auto bench = make_device_bench(device_number(options.device));
+Report measure_device(const Options& options, const DeviceChoice& device) {
+  const auto bench = make_device_bench(device.number);
   const std::vector<Case> cases = list_cases(options.axes);
   const std::uint64_t bytes = options.megabytes * 1000000;
   ProgressBar bar("bench", (cases.size() + 1) * bytes, ProgressBar::Unit::kBytes, options.quiet);
@@ -261,7 +249,9 @@ ExitCode run(Options options) {
     throw UsageError("--effort 1 to 3 has least-squares norms: leave --norm out, or give --norm least-squares");
   }
   if (options.norms.empty()) options.axes.norms = {NormMode::kRaw};
-  const Report report = options.device == "cpu" ? measure(options) : measure_device(options);
+  const DeviceChoice device = parse_device(options.device);
+  if (device.kind == DeviceKind::kAuto) throw UsageError("--device auto: say what to measure: cpu, cuda or cuda:N");
+  const Report report = device.kind == DeviceKind::kCpu ? measure(options) : measure_device(options, device);
   fmt::print("{}", options.json ? format_json(report, options) : format_table(report, options));
   ExitCode code = ExitCode::kDone;
   for (const BenchResult& r : report.results) {

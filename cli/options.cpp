@@ -7,6 +7,7 @@
 #include <cmath>
 #include <tuple>
 
+#include "cli/terminal.h"
 #include "lib/error.h"
 #include "lib/parallel.h"
 
@@ -150,6 +151,23 @@ ThreadOption::ThreadOption() : threads(default_threads()) {}
 
 void ThreadOption::declare(CLI::App& app) {
   app.add_option("--threads", threads, "threads, 1..1024; no byte depends on it")->check(CLI::Range(1, kMostThreads));
+}
+
+void DeviceOption::declare(CLI::App& app) {
+  app.add_option("--device", name_,
+                 "where codes are made and read: auto (a GPU where there is one), cpu, cuda or cuda:N; no byte depends on it");
+}
+
+Device DeviceOption::open() const {
+  Device device = open_device(parse_device(name_));
+  if (!device.note.empty()) warn(device.note);
+  return device;
+}
+
+ModelDevice DeviceOption::open_model(const Device& device) {
+  ModelDevice model = open_model_device(device);
+  if (!model.note.empty()) warn(model.note);
+  return model;
 }
 
 CLI::Validator not_negative() {

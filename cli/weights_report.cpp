@@ -194,6 +194,8 @@ Json weights_json(const WeightsReport& report) {
                      {"bytes_read", report.result->bytes_read}, {"bytes_written", report.result->bytes_written},
                      {"bytes_per_second", static_cast<double>(report.result->bytes_read) / seconds},
                      {"tensors_resumed", report.result->resumed}};
+    for (const auto& [name, spent] : report.result->seconds.all()) json["speed"]["thread_seconds"][std::string(name)] = spent;
+    json["speed"]["bound_by"] = report.result->seconds.bound();
     json["files_packed_again"] = report.result->lost;
   }
   return json;

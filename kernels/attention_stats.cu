@@ -93,39 +93,11 @@ __global__ void __launch_bounds__(kRowThreads) compare(const CompareLogitsArgs a
   }
 }
 
-/// A row a warp.
-__global__ void __launch_bounds__(kRowThreads)
-    compare_floats(const float* x, const float* x_hat, std::int64_t rows, std::int64_t dim, RowSums* sums) {
-  const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * (kRowThreads / 32) + threadIdx.x / 32;
-  if (row >= rows) return;
-  RowSums s;
-  for (std::int64_t i = threadIdx.x % 32; i < dim; i += 32) {
-    const double a = x[row * dim + i], b = x_hat[row * dim + i];
-    s.dot += a * b;
-    s.x_energy += a * a;
-    s.x_hat_energy += b * b;
-    s.error_energy += (a - b) * (a - b);
-  }
-  for (int step = 16; step > 0; step /= 2) {
-    s.dot += __shfl_xor_sync(0xffffffff, s.dot, step);
-    s.x_energy += __shfl_xor_sync(0xffffffff, s.x_energy, step);
-    s.x_hat_energy += __shfl_xor_sync(0xffffffff, s.x_hat_energy, step);
-    s.error_energy += __shfl_xor_sync(0xffffffff, s.error_energy, step);
-  }
-  if (threadIdx.x % 32 == 0) sums[row] = s;
-}
-
 }  // namespace
 
 void compare_logits_rows(const CompareLogitsArgs& args) {
   compare<<<static_cast<unsigned>(args.rows), kRowThreads>>>(args);
   check_cuda(cudaGetLastError(), "starting to compare logits");
-}
-
-void compare_float_rows(const float* x, const float* x_hat, std::int64_t rows, std::int64_t dim, RowSums* sums) {
-  constexpr std::int64_t kRows = kRowThreads / 32;
-  compare_floats<<<static_cast<unsigned>((rows + kRows - 1) / kRows), kRowThreads>>>(x, x_hat, rows, dim, sums);
-  check_cuda(cudaGetLastError(), "starting to compare rows");
 }
 
 }  // namespace tq::cuda

@@ -12,6 +12,7 @@
 #include "kernels/gpu_forward_kernels.h"
 #include "kernels/gpu_gemm.h"
 #include "kernels/gpu_memory.h"
+#include "kernels/gpu_target.h"
 #include "lib/error.h"
 
 namespace tq {
@@ -66,7 +67,8 @@ class CudaAttentionMeter {
     add_values(in, rows, stride, p_hat_, v_hat_, o_hat_, false);
     if (in.recent > 0) add_values(in, rows, stride, p_new_, v_, o_hat_, true);
     sums_.reserve(rows * static_cast<std::int64_t>(sizeof(RowSums)));
-    cuda::compare_float_rows(o_.as<float>(), o_hat_.as<float>(), rows, in.d_v, sums_.as<RowSums>());
+    cuda::compare_rows({static_cast<int>(in.d_v), DType::kF32, o_.as<std::uint8_t>(), DType::kF32, o_hat_.as<std::uint8_t>(), rows,
+                        sums_.as<RowSums>()});
     take(in, rows, stats);
   }
 

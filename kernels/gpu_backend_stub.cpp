@@ -14,7 +14,7 @@ std::unique_ptr<Backend> make_cuda_backend(int) { throw Error("no GPU: " + descr
 
 std::unique_ptr<DeviceBench> make_device_bench(int) { throw Error("no GPU: " + describe_missing_cuda()); }
 
-std::unique_ptr<ForwardDevice> make_cuda_forward(int) { throw Error("no GPU: " + describe_missing_cuda()); }
+std::unique_ptr<CudaForwardDevice> make_cuda_forward(int) { throw Error("no GPU: " + describe_missing_cuda()); }
 
 MeasureAttention make_cuda_attention_meter(int) { throw Error("no GPU: " + describe_missing_cuda()); }
 

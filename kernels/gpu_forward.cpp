@@ -1,8 +1,9 @@
 // The forward pass on a GPU: x goes up and is split into BF16 parts, blocks of weights come as they are stored, products run on the
-// default stream, results go down. While the device multiplies, the host reads the next block.
+// thread's stream, results go down. While the device multiplies, the host reads the next block.
 #include "kernels/gpu_forward.h"
 
 #include <algorithm>
+#include <chrono>
 #include <map>
 #include <mutex>
 #include <vector>
@@ -37,15 +38,34 @@ std::int64_t spare_bytes(int device) {
   return std::min(kMostSpare, static_cast<std::int64_t>(total / 4));
 }
 
-class CudaForward final : public ForwardDevice {
+/// Adds the time of a scope.
+class Stopwatch {
+ public:
+  explicit Stopwatch(double& seconds) : seconds_(seconds) {}
+  ~Stopwatch() { seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
+
+ private:
+  double& seconds_;
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+class CudaForward final : public CudaForwardDevice {
  public:
   CudaForward(int device, std::string name)
       : device_(device), name_(std::move(name)), spare_(spare_bytes(device)), weights_(spare_) {}
 
   std::string name() const override { return name_; }
 
+  ForwardSeconds spent() const override {
+    const std::lock_guard lock(mutex_);
+    ForwardSeconds spent = spent_;
+    spent.read_bytes = weights_.read_bytes();
+    return spent;
+  }
+
   void run_linear(const ForwardCall& call, std::span<const LinearTask> all) override {
     const std::lock_guard lock(mutex_);
+    const Stopwatch watch(spent_.linear);
     begin(call.threads);
     std::vector<LinearTask> tasks;
     std::vector<std::int64_t> tokens, bytes;
@@ -67,6 +87,7 @@ class CudaForward final : public ForwardDevice {
 
   void run_mlps(const ForwardCall& call, const MlpRule& rule, std::span<const MlpTask> all) override {
     const std::lock_guard lock(mutex_);
+    const Stopwatch watch(spent_.mlps);
     begin(call.threads);
     std::vector<std::int64_t> tokens, bytes;
     for (const MlpTask& task : all) {
@@ -86,6 +107,7 @@ class CudaForward final : public ForwardDevice {
 
   void attend(const AttentionTask& task, int threads, std::span<float> out) override {
     const std::lock_guard lock(mutex_);
+    const Stopwatch watch(spent_.attention);
     begin(threads);
     const std::int64_t group = task.heads / task.kv_heads, rows = task.tokens - task.past, sides = task.recent > 0 ? 2 : 1;
     const std::int64_t head_bytes =
@@ -105,6 +127,19 @@ class CudaForward final : public ForwardDevice {
     staging_.set_threads(threads);
   }
 
+  void upload(const float* from, std::int64_t stride, std::int64_t rows, std::int64_t width, float* to) {
+    const Stopwatch watch(spent_.uploading);
+    staging_.upload(from, stride, rows, width, to);
+  }
+  void download(const float* from, std::int64_t from_stride, std::int64_t rows, std::int64_t width, float* to, std::int64_t to_stride) {
+    const Stopwatch watch(spent_.downloading);
+    staging_.download(from, from_stride, rows, width, to, to_stride);
+  }
+  LoadedBlock load(const ForwardCall& call, const WeightTensor& tensor, const RowBlock& rows) {
+    const Stopwatch watch(spent_.reading);
+    return weights_.load(*call.reader, tensor, rows, call.threads);
+  }
+
   // ---- Products with weights.
 
   /// Room for the parts of x [tokens][width].
@@ -114,7 +149,7 @@ class CudaForward final : public ForwardDevice {
 
   void upload_parts(const float* x, std::int64_t x_stride, std::int64_t tokens, std::int64_t width, const cuda::Parts& to) {
     x_.reserve(tokens * width * kFloatBytes);
-    staging_.upload(x, x_stride, tokens, width, x_.as<float>());
+    upload(x, x_stride, tokens, width, x_.as<float>());
     cuda::split_rows(DType::kF32, x_.as<float>(), width, tokens, width, to);
   }
 
@@ -145,7 +180,7 @@ class CudaForward final : public ForwardDevice {
     }
     for (std::size_t i = 0; i < tasks.size(); ++i) {
       const LinearTask& task = tasks[i];
-      staging_.download(y_.as<float>() + y_at[i], stride_of(task.matrix->out), task.tokens, task.matrix->out, task.y, task.y_stride);
+      download(y_.as<float>() + y_at[i], stride_of(task.matrix->out), task.tokens, task.matrix->out, task.y, task.y_stride);
     }
   }
 
@@ -161,7 +196,7 @@ class CudaForward final : public ForwardDevice {
     y = y_.as<float>();
     for (const MlpTask& task : tasks) {
       const std::int64_t hidden = task.mlp->down.out;
-      staging_.download(y, stride_of(hidden), task.tokens, hidden, task.y, hidden);
+      download(y, stride_of(hidden), task.tokens, hidden, task.y, hidden);
       y += task.tokens * stride_of(hidden);
     }
   }
@@ -196,7 +231,7 @@ class CudaForward final : public ForwardDevice {
     args.y_stride = stride_of(m.out);
     args.by_columns = m.transposed;
     for (const RowBlock& rows : plan_blocks(m)) {
-      const LoadedBlock block = weights_.load(*call.reader, *m.tensor, rows, call.threads);
+      const LoadedBlock block = load(call, *m.tensor, rows);
       const cuda::Parts w = find_parts(*call.reader, *m.tensor, rows, block);
       const std::int64_t first = rows.first - m.first_row;
       args.w_stride = w.stride;
@@ -271,8 +306,8 @@ class CudaForward final : public ForwardDevice {
     side.k.reserve(heads * a.tokens * a.k_dim * kFloatBytes);
     side.v.reserve(heads * a.tokens * a.v_dim * kFloatBytes);
     const std::int64_t k_size = a.tokens * a.k_dim, v_size = a.tokens * a.v_dim;
-    staging_.upload(k.data() + first * k_size, k_size, heads, k_size, side.k.as<float>());
-    staging_.upload(v.data() + first * v_size, v_size, heads, v_size, side.v.as<float>());
+    upload(k.data() + first * k_size, k_size, heads, k_size, side.k.as<float>());
+    upload(v.data() + first * v_size, v_size, heads, v_size, side.v.as<float>());
   }
 
   /// KV heads first .. first + count - 1, with the queries that share them.
@@ -281,7 +316,7 @@ class CudaForward final : public ForwardDevice {
     const bool has_recent = a.recent > 0;
     const std::int64_t q_size = rows * a.k_dim;
     q_.reserve(heads * q_size * kFloatBytes);
-    staging_.upload(a.q.data() + first * group * q_size, q_size, heads, q_size, q_.as<float>());
+    upload(a.q.data() + first * group * q_size, q_size, heads, q_size, q_.as<float>());
     upload_side(cache_, a, a.k, a.v, first, count);
     if (has_recent) upload_side(recent_, a, a.recent_k, a.recent_v, first, count);
     if (!a.sinks.empty()) sinks_.upload(a.sinks.data() + first * group, heads * kFloatBytes, "copying sinks");
@@ -293,7 +328,7 @@ class CudaForward final : public ForwardDevice {
       attend_block(a, count, query, std::min(step, rows - query));
     }
     const std::int64_t width = heads * a.v_dim;
-    staging_.download(out_.as<float>(), width, rows, width, out + first * group * a.v_dim, a.heads * a.v_dim);
+    download(out_.as<float>(), width, rows, width, out + first * group * a.v_dim, a.heads * a.v_dim);
   }
 
   /// Queries first .. first + queries - 1 of all heads on the device.
@@ -370,7 +405,8 @@ class CudaForward final : public ForwardDevice {
   int device_;
   std::string name_;
   std::int64_t spare_;
-  std::mutex mutex_;  ///< guards what follows, and keeps calls in order
+  mutable std::mutex mutex_;  ///< guards what follows, and keeps calls in order
+  ForwardSeconds spent_;
   Gemm gemm_;
   DeviceWeights weights_;
   Staging staging_;
@@ -382,7 +418,7 @@ class CudaForward final : public ForwardDevice {
 
 }  // namespace
 
-std::unique_ptr<ForwardDevice> make_cuda_forward(int device) {
+std::unique_ptr<CudaForwardDevice> make_cuda_forward(int device) {
   return std::make_unique<CudaForward>(device, make_cuda_backend(device)->name());
 }
 

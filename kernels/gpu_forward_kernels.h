@@ -1,12 +1,11 @@
 // The launchers of forward.cu and attention_stats.cu. All pointers are to device memory, strides are in elements; each starts work
-// on the default stream, and throws Error when CUDA refuses. No CUDA type is named here, so host code can include it.
+// on the thread's stream, and throws Error when CUDA refuses. No CUDA type is named here, so host code can include it.
 #pragma once
 
 #include <cstdint>
 
 #include "lib/dtype.h"
 #include "lib/measure/attention_stats.h"
-#include "lib/measure/row_sums.h"
 #include "lib/model/activation.h"
 
 namespace tq::cuda {
@@ -74,8 +73,5 @@ struct CompareLogitsArgs {
   unsigned long long* overflowed;  ///< becomes the smaller of its value and the first row (of all) with a logit that is not finite
 };
 void compare_logits_rows(const CompareLogitsArgs& args);
-
-/// The sums of x and x_hat, [rows][dim] each.
-void compare_float_rows(const float* x, const float* x_hat, std::int64_t rows, std::int64_t dim, RowSums* sums);
 
 }  // namespace tq::cuda

@@ -144,7 +144,7 @@ class Product {
   void run(cublasLtHandle_t handle, const GemmArgs& a, const cublasLtMatmulAlgo_t& algo, void* workspace) const {
     const float one = 1, before = a.add ? 1 : 0;
     check(cublas().matmul(handle, desc_.value, &one, a.w, w_.value, a.x, x_.value, &before, a.y, y_.value, a.y, y_.value, &algo,
-                          workspace, kWorkspaceBytes, nullptr),
+                          workspace, kWorkspaceBytes, cudaStreamPerThread),
           "starting a product", &a);
   }
 

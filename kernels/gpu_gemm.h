@@ -42,7 +42,7 @@ class Gemm {
   Gemm(const Gemm&) = delete;
   Gemm& operator=(const Gemm&) = delete;
 
-  /// Starts a product on the default stream. The same arguments give the same bits. Error when cuBLASLt refuses.
+  /// Starts a product on the thread's stream. The same arguments give the same bits. Error when cuBLASLt refuses.
   void multiply(const GemmArgs& args);
 
  private:

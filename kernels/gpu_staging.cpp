@@ -47,7 +47,7 @@ void Staging::upload(const float* from, std::int64_t stride, std::int64_t rows, 
       next_ = 1 - next_;
       done_[slot].wait();
       buffers_[slot].reserve(kBufferBytes);
-      auto* pinned = reinterpret_cast<float*>(buffers_[slot].data());
+      auto* pinned = static_cast<float*>(buffers_[slot].data());
       copy_rows(threads_, from + r * stride + c, stride, pinned, floats, here, floats);
       check_cuda(cudaMemcpyAsync(to + r * width + c, pinned, static_cast<std::size_t>(here * floats * kFloatBytes),
                                  cudaMemcpyHostToDevice, nullptr),
@@ -70,7 +70,7 @@ void Staging::download(const float* from, std::int64_t from_stride, std::int64_t
   const std::int64_t columns = std::min(width, most), step = std::max<std::int64_t>(1, most / width);
   const auto empty = [&](const Piece& p, std::size_t slot) {
     done_[slot].wait();
-    copy_rows(threads_, reinterpret_cast<const float*>(buffers_[slot].data()), p.floats, to + p.row * to_stride + p.column, to_stride,
+    copy_rows(threads_, static_cast<const float*>(buffers_[slot].data()), p.floats, to + p.row * to_stride + p.column, to_stride,
               p.rows, p.floats);
   };
   Piece before{};

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 
+#include "kernels/gpu_memory.h"
 #include "kernels/gpu_stream.h"
 
 namespace tq {
@@ -15,10 +16,10 @@ class Staging {
   void set_threads(int threads) { threads_ = threads; }
 
   /// from [rows][stride], of which `width` floats count -> to [rows][width] on the device. Returns when all has been read; the
-  /// default stream has it in order.
+  /// thread's stream has it in order.
   void upload(const float* from, std::int64_t stride, std::int64_t rows, std::int64_t width, float* to);
 
-  /// from [rows][from_stride] on the device, as the default stream leaves it -> to [rows][to_stride]. Waits.
+  /// from [rows][from_stride] on the device, as the thread's stream leaves it -> to [rows][to_stride]. Waits.
   void download(const float* from, std::int64_t from_stride, std::int64_t rows, std::int64_t width, float* to, std::int64_t to_stride);
 
  private:

@@ -1,16 +1,13 @@
-// What asynchronous copies need, owned: streams, events, pinned memory. For host code.
+// What orders asynchronous copies, owned: streams and events. The stream nullptr is the calling thread's own. For host code.
 #pragma once
 
 #include <cuda_runtime_api.h>
-
-#include <cstddef>
-#include <cstdint>
 
 #include "kernels/cuda_check.h"
 
 namespace tq {
 
-/// A stream that the default stream does not wait for.
+/// A stream that no other waits for.
 class DeviceStream {
  public:
   DeviceStream() { check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream"); }
@@ -38,32 +35,6 @@ class DeviceEvent {
 
  private:
   cudaEvent_t event_ = nullptr;
-};
-
-/// Host memory that the device reads and writes by itself.
-class PinnedBuffer {
- public:
-  PinnedBuffer() = default;
-  PinnedBuffer(const PinnedBuffer&) = delete;
-  PinnedBuffer& operator=(const PinnedBuffer&) = delete;
-  ~PinnedBuffer() { cudaFreeHost(data_); }
-
-  /// Room for `bytes`; what was in it is lost if it grows.
-  void reserve(std::int64_t bytes) {
-    if (bytes <= size_) return;
-    const cudaError_t freed = cudaFreeHost(data_);
-    data_ = nullptr;
-    size_ = 0;
-    check_cuda(freed, "freeing pinned memory");
-    check_cuda(cudaHostAlloc(&data_, static_cast<std::size_t>(bytes), cudaHostAllocDefault), "allocating pinned memory");
-    size_ = bytes;
-  }
-
-  std::byte* data() const { return static_cast<std::byte*>(data_); }
-
- private:
-  void* data_ = nullptr;
-  std::int64_t size_ = 0;
 };
 
 }  // namespace tq

@@ -48,7 +48,7 @@ LoadedBlock DeviceWeights::load(const WeightReader& reader, const WeightTensor& 
   next_ = (next_ + 1) % kSlots;
   copied_[slot].wait();
   pinned_[slot].reserve(kBlockBytes + 256);
-  read_block(reader, tensor, rows, threads, pinned_[slot].data());
+  read_block(reader, tensor, rows, threads, static_cast<std::byte*>(pinned_[slot].data()));
   read_bytes_ += static_cast<std::uint64_t>(bytes);
 
   std::byte* to = arena_.take(bytes);

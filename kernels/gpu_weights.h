@@ -44,7 +44,7 @@ class DeviceWeights {
   /// For the current device.
   explicit DeviceWeights(std::int64_t spare) : arena_(spare) {}
 
-  /// What the default stream does next may read the block, until release(). Error: those of reading.
+  /// What the thread's stream does next may read the block, until release(). Error: those of reading.
   LoadedBlock load(const WeightReader& reader, const WeightTensor& tensor, const RowBlock& rows, int threads);
   /// What reads the block has been started.
   void release(const LoadedBlock& block);

@@ -57,6 +57,7 @@ void pack_blocks(const Checkpoint& source, const WeightPlan& plan, const Backend
     open.check.merge(b.check);
     open.losses.merge(b.losses);
     open.done += b.source_bytes;
+    result.seconds.add(b.seconds);
     result.bytes_read += b.source_bytes;
     result.bytes_written += b.data_written.size() + b.norms_written.size();
     recorder.note_written(item.data.shard, b.data_written.size() + b.norms_written.size());
@@ -68,8 +69,15 @@ void pack_blocks(const Checkpoint& source, const WeightPlan& plan, const Backend
                               open.check.result(), open.losses});
     open = OpenTensor();
   };
+  const DeviceSeconds before = backend.device_seconds();
   parallel_ordered(threads, static_cast<std::int64_t>(blocks.size()), encode_block, finish_block);
+  const DeviceSeconds after = backend.device_seconds();
+  result.seconds.bus = after.upload - before.upload + after.download - before.download;
+  result.seconds.kernels = after.kernels - before.kernels;
+  result.seconds.processors -= result.seconds.bus + result.seconds.kernels;
+  const Stopwatch watch;
   recorder.finish();
+  result.seconds.writing += threads * watch.seconds();
 }
 
 }  // namespace
@@ -99,10 +107,12 @@ PackWeightsResult pack_weights(const Checkpoint& source, const WeightPlan& plan,
     }
   }
   // From here on every tensor of the part is on disk and recorded.
+  const Stopwatch watch;
   if (run.options.parts == 1) {
     finish_output(dir, plan, session->run, session->records, {session->journal.path()});
     result.is_complete = true;
   }
+  result.seconds.writing += std::min(options.threads, kMostPackThreads) * watch.seconds();
   result.records = std::move(session->records);
   return result;
 }

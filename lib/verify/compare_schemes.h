@@ -9,6 +9,7 @@
 
 #include "lib/backend.h"
 #include "lib/cache/scheme_choice.h"
+#include "lib/measure/attention_stats.h"
 #include "lib/verify/model_effect.h"
 #include "lib/verify/source.h"
 

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# All that needs a GPU, on a machine that has one: parity of every byte, compute-sanitizer on small cases, then the benchmark.
+# All that needs a GPU, on a machine that has one: parity of every byte, the same files and reports from whole commands,
+# compute-sanitizer on small cases, then the benchmark.
 #
 #   tests/gpu/run.sh FOLDER_OF_BINARIES OUT
 #
-# FOLDER_OF_BINARIES holds tq and gpu_parity, built here or elsewhere with -DTQ_CUDA=ON; results go to the folder OUT. Takes about
+# FOLDER_OF_BINARIES holds tq, gpu_parity and gpu_calls, built here or elsewhere with -DTQ_CUDA=ON; results go to the folder OUT. Takes about
 # four minutes. Ends with 0 only if every step passed.
 set -uo pipefail
 binaries=$(cd "$1" && pwd)
+here=$(cd "$(dirname "$0")" && pwd)
 out=$2
 mkdir -p "$out"
 failed=0
@@ -32,6 +34,9 @@ if command -v compute-sanitizer > /dev/null; then
 else
   echo "skipped compute-sanitizer: it is not installed"
 fi
+step calls "$binaries/gpu_calls"
+step same-files python3 "$here/same_files.py" "$binaries/tq" "$here/../../docs/samples/smollm2-135m-instruct.safetensors" 1024
+cat "$out/same-files.log"
 step parity "$binaries/gpu_parity"
 python3 - "$out" <<'END' || true
 import json, os, sys

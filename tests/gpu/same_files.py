@@ -1,0 +1,113 @@
+"""tq on a GPU writes and measures what it does on the CPU: files byte for byte, reports number for number.
+
+    python3 tests/gpu/same_files.py TQ DUMP [MB]
+
+TQ is the binary, DUMP a KV dump, MB the size of a checkpoint of random weights that is made for this (default 256). Prints a line
+a check, and how long both took; exit 1 if any differs. Seconds are of single runs, and nothing depends on them.
+"""
+
+import filecmp
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+
+TQ, DUMP = os.path.abspath(sys.argv[1]), os.path.abspath(sys.argv[2])
+MEGABYTES = int(sys.argv[3]) if len(sys.argv) > 3 else 256
+failed = 0
+
+
+def run(*args):
+    start = time.monotonic()
+    done = subprocess.run([TQ, *args], capture_output=True, text=True)
+    if done.returncode not in (0, 1):
+        raise SystemExit(f"tq {' '.join(args)}: exit {done.returncode}: {done.stderr}")
+    return done.stdout, done.stderr.strip(), time.monotonic() - start
+
+
+def report(what, same, seconds):
+    global failed
+    failed += not same
+    print(f"{'same     ' if same else 'DIFFERENT'} {what}: CPU {seconds[0]:.2f} s, GPU {seconds[1]:.2f} s", flush=True)
+
+
+def write_model(path, megabytes):
+    """A checkpoint of BF16 values of magnitude 2^-7 to 1, in rows of 4096, and a config.json."""
+    generator = random.Random(1)
+    high = bytes((0x3C + byte % 4) | (byte & 0x80) for byte in range(256))
+    rows = 1024
+    count = max(1, megabytes * 2**20 // (rows * 4096 * 2))
+    size = rows * 4096 * 2
+    tensors = {f"model.layers.{i}.mlp.up_proj.weight": {"dtype": "BF16", "shape": [rows, 4096], "data_offsets": [i * size, (i + 1) * size]}
+               for i in range(count)}
+    header = json.dumps(tensors).encode()
+    header += b" " * (-len(header) % 8)
+    os.mkdir(path)
+    with open(os.path.join(path, "config.json"), "w") as file:
+        json.dump({"model_type": "llama"}, file)
+    with open(os.path.join(path, "model.safetensors"), "wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        for _ in range(count):
+            values = bytearray(size)
+            values[0::2] = generator.randbytes(size // 2)
+            values[1::2] = generator.randbytes(size // 2).translate(high)
+            file.write(values)
+
+
+def without_what_differs(value):
+    """A report without the names of backends and the seconds."""
+    if isinstance(value, dict):
+        return {k: without_what_differs(v) for k, v in value.items() if k not in ("backend", "seconds", "speed", "bytes_per_second")}
+    return [without_what_differs(v) for v in value] if isinstance(value, list) else value
+
+
+def same_files(what, *args, out):
+    seconds = []
+    for device in ("cpu", "cuda"):
+        seconds.append(run(*args, "-o", f"{out}.{device}", "--device", device)[2])
+    if os.path.isdir(f"{out}.cpu"):
+        names = sorted(os.listdir(f"{out}.cpu"))
+        same = names == sorted(os.listdir(f"{out}.cuda")) and all(
+            filecmp.cmp(f"{out}.cpu/{name}", f"{out}.cuda/{name}", shallow=False) for name in names)
+    else:
+        same = filecmp.cmp(f"{out}.cpu", f"{out}.cuda", shallow=False)
+    report(what, same, seconds)
+
+
+def same_report(what, *args):
+    reports, seconds = [], []
+    for device in ("cpu", "cuda"):
+        out, _, spent = run(*args, "--json", "--device", device)
+        reports.append(without_what_differs(json.loads(out)))
+        seconds.append(spent)
+    report(what, reports[0] == reports[1], seconds)
+
+
+def main():
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
+        model, packed = f"{folder}/model", f"{folder}/packed"
+        write_model(model, MEGABYTES)
+        for bits in ("3", "4"):
+            same_files(f"pack-kv at {bits} bits", "pack-kv", DUMP, "--bits", bits, out=f"{folder}/{bits}.tq3")
+        same_files("pack-kv, corrected norms, a sketch of the keys", "pack-kv", DUMP, "--norm", "corrected", "--qjl-keys", out=f"{folder}/s.tq3")
+        same_files("unpack-kv", "unpack-kv", f"{folder}/3.tq3.cpu", out=f"{folder}/u.safetensors")
+        same_files("pack-weights", "pack-weights", model, "--bits", "3", out=packed)
+        same_files("pack-weights, groups of 64, effort 1", "pack-weights", model, "--group-size", "64", "--effort", "1", out=f"{folder}/g64")
+        same_files("unpack-weights", "unpack-weights", f"{packed}.cpu", out=f"{folder}/back")
+        same_report("verify --kv", "verify", "--kv", DUMP, "--k-bits", "4", "--v-bits", "3")
+        same_report("verify --synthetic", "verify", "--synthetic", "--bits", "3")
+        same_report("verify --weights", "verify", "--weights", f"{packed}.cpu", "--against", model)
+        for threads in ("1", "4", "16"):
+            for device in ("cpu", "cuda"):
+                out, _, _ = run("pack-weights", model, "-o", f"{folder}/t{threads}{device}", "--threads", threads, "--device", device, "--json")
+                speed = json.loads(out)["speed"]
+                rate = speed["bytes_per_second"] / 1e9
+                print(f"pack-weights, {threads} threads, {speed['backend']}: {rate:.2f} GB/s of BF16, bound by {speed['bound_by']}: "
+                      f"{ {k: round(v, 3) for k, v in speed['thread_seconds'].items()} }", flush=True)
+    sys.exit(1 if failed else 0)
+
+
+main()
