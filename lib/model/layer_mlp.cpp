@@ -196,9 +196,9 @@ void run_experts(const LayerInput& in, std::span<const float> x, std::int64_t to
 
 }  // namespace
 
-std::vector<float> run_mlp(const LayerInput& in, std::span<const float> x) {
+void run_mlp(const LayerInput& in, std::span<const float> x, std::vector<float>& out) {
   const std::int64_t hidden = in.config.hidden;
-  Floats out(x.size());
+  out.resize(x.size());
   const std::int64_t step = in.context.device != nullptr ? kDeviceTokens : kBlockTokens;
   for (std::int64_t first = 0; first < in.tokens; first += step) {
     const std::int64_t tokens = std::min(step, in.tokens - first);
@@ -211,7 +211,6 @@ std::vector<float> run_mlp(const LayerInput& in, std::span<const float> x) {
       run_mlps(in, {&task, 1});
     }
   }
-  return out;
 }
 
 }  // namespace tq

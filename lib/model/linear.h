@@ -27,6 +27,10 @@ void run_linear(const RunContext& context, std::span<const LinearTask> tasks);
 std::vector<float> apply_linear(const RunContext& context, const Matrix& matrix, std::span<const float> x,
                                 std::int64_t tokens);
 
+/// The same into y, which is resized.
+void apply_linear(const RunContext& context, const Matrix& matrix, std::span<const float> x, std::int64_t tokens,
+                  std::vector<float>& y);
+
 /// Stored bytes of `elements` of a tensor's values, as progress counts them.
 std::uint64_t stored_bytes(const WeightTensor& tensor, std::int64_t elements);
 
