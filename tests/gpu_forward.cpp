@@ -322,11 +322,26 @@ Captured capture(const Model& model, const std::vector<std::int32_t>& ids, bool 
 
 /// Two passes: weights are read in the first, and are there in the second as far as they fit.
 void show_seconds(const Model& model, const std::vector<std::int32_t>& ids, bool latent, CudaForwardDevice& device) {
-  for (const char* pass : {"first pass", "both passes"}) {
-    const double seconds = capture(model, ids, latent, &device).seconds;
+  using Clock = std::chrono::steady_clock;
+  const auto since = [](Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); };
+  PrefillOptions options;
+  options.threads = default_threads();
+  options.mla_latent = latent;
+  options.device = &device;
+  for (const char* pass : {"first", "second"}) {
+    const ForwardSeconds before = device.spent();
+    Clock::time_point start = Clock::now();
+    const Floats hidden = prefill(model, ids, options);
+    const double pass_seconds = since(start);
     const ForwardSeconds s = device.spent();
-    fmt::print("{}, the last in {:.2f} s: reading {:.2f} s ({:.1f} GB), up {:.2f}, down {:.2f}; linear {:.2f}, MLPs {:.2f}, attention {:.2f}\n",
-               pass, seconds, s.reading, 1e-9 * static_cast<double>(s.read_bytes), s.uploading, s.downloading, s.linear, s.mlps, s.attention);
+    start = Clock::now();
+    const double read = perplexity(token_losses(model, hidden, ids, options.threads, &device));
+    fmt::print("{} pass {:.2f} s: linear {:.2f}, MLPs {:.2f}, attention {:.2f}, the host's own work {:.2f}; of these reading {:.2f} ({:.1f} GB), up "
+               "{:.2f}, down {:.2f}; then losses {:.2f} s, perplexity {:.4g}\n", pass, pass_seconds, s.linear - before.linear, s.mlps - before.mlps,
+               s.attention - before.attention,
+               pass_seconds - (s.linear + s.mlps + s.attention - before.linear - before.mlps - before.attention), s.reading - before.reading,
+               1e-9 * static_cast<double>(s.read_bytes - before.read_bytes), s.uploading - before.uploading, s.downloading - before.downloading,
+               since(start), read);
   }
 }
 
