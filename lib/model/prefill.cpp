@@ -16,8 +16,6 @@ namespace {
 
 using Floats = std::vector<float>;
 
-constexpr std::int64_t kLogitTokens = 64;
-
 Floats embed(const Model& model, std::span<const std::int32_t> ids, int threads) {
   const ModelConfig& config = model.config();
   const auto scale = static_cast<float>(config.embedding_scale);
@@ -54,11 +52,10 @@ void check_finite(const RunContext& context, const Floats& x, const ModelConfig&
   });
 }
 
-void check_logits(const Model& model, const Floats& logits, std::int64_t first_token) {
-  const auto bad = std::find_if(logits.begin(), logits.end(), [](float v) { return !std::isfinite(v); });
-  if (bad == logits.end()) return;
+void check_logits(const Model& model, std::span<const float> logits, std::int64_t token) {
+  if (std::all_of(logits.begin(), logits.end(), [](float v) { return std::isfinite(v); })) return;
   throw Error(fmt::format("{}: the logits are not finite at token {}: the weights of the final norm or of the output head are "
-                          "damaged, or overflow float32", model.dir(), first_token + (bad - logits.begin()) / model.config().vocab));
+                          "damaged, or overflow float32", model.dir(), token));
 }
 
 /// One layer: x becomes x + attention + MLP, each behind the norms that the family has.
@@ -139,27 +136,40 @@ std::vector<float> prefill(const Model& model, std::span<const std::int32_t> ids
 
 std::vector<float> compute_logits(const Model& model, std::span<const float> hidden, std::int64_t rows, int threads,
                                   ForwardDevice* device) {
-  const ModelConfig& config = model.config();
-  Floats logits = apply_linear({&model.reader(), threads, {}, device}, model.layout().head, hidden, rows);
-  if (config.logit_divisor != 1) {
-    for (float& logit : logits) logit /= static_cast<float>(config.logit_divisor);
-  }
-  if (config.final_softcap) cap_softly(*config.final_softcap, logits);
+  Floats logits;
+  compute_logits(model, hidden, rows, threads, device, logits);
   return logits;
 }
+
+void compute_logits(const Model& model, std::span<const float> hidden, std::int64_t rows, int threads, ForwardDevice* device,
+                    std::vector<float>& logits) {
+  const ModelConfig& config = model.config();
+  apply_linear({&model.reader(), threads, {}, device}, model.layout().head, hidden, rows, logits);
+  if (config.logit_divisor == 1 && !config.final_softcap) return;
+  parallel_for(threads, rows, [&](std::int64_t r) {
+    const auto row = std::span(logits).subspan(static_cast<std::size_t>(r * config.vocab), static_cast<std::size_t>(config.vocab));
+    if (config.logit_divisor != 1) {
+      for (float& logit : row) logit /= static_cast<float>(config.logit_divisor);
+    }
+    if (config.final_softcap) cap_softly(*config.final_softcap, row);
+  });
+}
+
+std::int64_t logit_rows(const ForwardDevice* device) { return device != nullptr ? 256 : 64; }
 
 std::vector<double> token_losses(const Model& model, std::span<const float> hidden, std::span<const std::int32_t> ids,
                                  int threads, ForwardDevice* device) {
   const std::int64_t width = model.config().hidden, vocab = model.config().vocab;
   const auto predictions = static_cast<std::int64_t>(ids.size()) - 1;
   std::vector<double> losses(static_cast<std::size_t>(std::max<std::int64_t>(predictions, 0)));
-  for (std::int64_t first = 0; first < predictions; first += kLogitTokens) {
-    const std::int64_t rows = std::min(kLogitTokens, predictions - first);
+  Floats logits;
+  for (std::int64_t first = 0; first < predictions; first += logit_rows(device)) {
+    const std::int64_t rows = std::min(logit_rows(device), predictions - first);
     const auto block = hidden.subspan(static_cast<std::size_t>(first * width), static_cast<std::size_t>(rows * width));
-    const Floats logits = compute_logits(model, block, rows, threads, device);
-    check_logits(model, logits, first);
+    compute_logits(model, block, rows, threads, device, logits);
     parallel_for(threads, rows, [&](std::int64_t r) {
       const std::span<const float> row(logits.data() + r * vocab, static_cast<std::size_t>(vocab));
+      check_logits(model, row, first + r);
       const auto most = static_cast<double>(*std::max_element(row.begin(), row.end()));
       double sum = 0;
       for (const float logit : row) sum += std::exp(static_cast<double>(logit) - most);

@@ -103,9 +103,14 @@ std::vector<float> prefill(const Model& model, std::span<const std::int32_t> ids
 /// Logits of `rows` hidden states: [rows][vocab], after soft cap and divisor. `device` as in PrefillOptions.
 std::vector<float> compute_logits(const Model& model, std::span<const float> hidden, std::int64_t rows, int threads,
                                   ForwardDevice* device = nullptr);
+/// The same into `logits`, which is resized.
+void compute_logits(const Model& model, std::span<const float> hidden, std::int64_t rows, int threads, ForwardDevice* device,
+                    std::vector<float>& logits);
+/// Rows whose logits are computed at once where there are many: 64, and 256 on a device, which may have to read the output head anew.
+std::int64_t logit_rows(const ForwardDevice* device);
 
 /// The model's own error: of token i + 1 given tokens 0..i, -ln p in nats, tokens - 1 values. Works
-/// through blocks of 64 tokens, so that memory is 64 x vocab floats. Error: logits that are not finite
+/// through blocks of logit_rows() tokens, so that memory is so many x vocab floats. Error: logits that are not finite
 /// (by token).
 std::vector<double> token_losses(const Model& model, std::span<const float> hidden,
                                  std::span<const std::int32_t> ids, int threads, ForwardDevice* device = nullptr);

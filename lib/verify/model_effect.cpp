@@ -18,8 +18,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::int64_t kLogitTokens = 64;
-
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 ModelNumbers describe_run(const Model& model, const TextWindows& text, const EffectOptions& options) {
@@ -73,10 +71,12 @@ std::span<const float> rows_of(const std::vector<float>& x, std::int64_t width, 
 template <class Use>
 void for_each_block(const Model& model, const std::vector<float>& hidden, std::int64_t first, std::int64_t end,
                     const EffectOptions& options, Use use) {
-  for (; first < end; first += kLogitTokens) {
-    const std::int64_t rows = std::min(kLogitTokens, end - first);
+  std::vector<float> logits;
+  for (; first < end; first += logit_rows(options.device)) {
+    const std::int64_t rows = std::min(logit_rows(options.device), end - first);
     const std::span<const float> block = rows_of(hidden, model.config().hidden, first, rows);
-    use(first, rows, compute_logits(model, block, rows, options.threads, options.device));
+    compute_logits(model, block, rows, options.threads, options.device, logits);
+    use(first, rows, logits);
   }
 }
 
@@ -85,10 +85,10 @@ std::vector<TokenComparison> compare_window(const Model& model, const std::vecto
                                             const EffectOptions& options) {
   const std::int64_t vocab = model.config().vocab;
   std::vector<TokenComparison> found(ids.size() - 1);
+  std::vector<float> changed;
   for_each_block(model, hidden, 0, static_cast<std::int64_t>(found.size()), options,
                  [&](std::int64_t first, std::int64_t rows, const std::vector<float>& logits) {
-    const std::vector<float> changed = compute_logits(other, rows_of(other_hidden, other.config().hidden, first, rows), rows,
-                                                      options.threads, options.device);
+    compute_logits(other, rows_of(other_hidden, other.config().hidden, first, rows), rows, options.threads, options.device, changed);
     parallel_for(options.threads, rows, [&](std::int64_t r) {
       const auto t = static_cast<std::size_t>(first + r);
       found[t] = compare_token(rows_of(logits, vocab, r, 1), rows_of(changed, vocab, r, 1), ids[t + 1]);

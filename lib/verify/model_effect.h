@@ -33,7 +33,7 @@ struct EffectOptions {
   ForwardDevice* device = nullptr;  ///< as in PrefillOptions; must outlive what uses these options
 };
 
-/// Memory: the reference's hidden states after the final norm, tokens x hidden floats; in measure() twice 64 x vocab floats
+/// Memory: the reference's hidden states after the final norm, tokens x hidden floats; in measure() twice logit_rows() x vocab floats
 /// beside a forward pass. One measure() at a time.
 class ModelEffect {
  public:
