@@ -32,6 +32,8 @@ ExitCode run(const Options& options) {
   capture.threads = options.threads.threads;
   const Model model = Model::open(options.model);
   const Prompt prompt = read_prompt(model, options.prompt.resolve(options.tokens));
+  const ModelDevice device = DeviceOption::open_model(options.device.open());
+  capture.device = device.forward.get();
   ProgressBar bar("capture", model.layout().layer_bytes, ProgressBar::Unit::kBytes, options.quiet);
   capture.progress = bar.callback();
   const CaptureResult result = capture_kv(model, prompt, options.output, capture);

@@ -165,6 +165,12 @@ Device DeviceOption::open() const {
   return device;
 }
 
+ModelDevice DeviceOption::open_model(const Device& device) {
+  ModelDevice model = open_model_device(device);
+  if (!model.note.empty()) warn(model.note);
+  return model;
+}
+
 CLI::Validator device_name() {
   return CLI::Validator(
       [](std::string& text) {

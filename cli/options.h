@@ -67,6 +67,8 @@ class DeviceOption {
   /// Throws UsageError for a name that is none, and Error where the device that was asked for is not there. Says on stderr why
   /// auto leaves a GPU that is there unused.
   Device open() const;
+  /// open_model_device(); says on stderr why auto leaves a GPU unused.
+  static ModelDevice open_model(const Device& device);
 
  private:
   std::string name_ = "auto";

@@ -72,13 +72,15 @@ PlanReport measure(const Options& options) {
   };
   const Device device = options.device.open();
   const Backend& backend = *device.backend;
+  const ModelDevice on_device = DeviceOption::open_model(device);
+  plan.attention = on_device.attention;
   if (!options.kv.empty()) {
     const KvDump dump = KvDump::open(options.kv);
     return plan_bits(*make_dump_source(dump), nullptr, backend, plan);
   }
   const Model model = Model::open(options.model.model);
   ModelSource source(model.dir(), plan.attention_queries);
-  const ModelEffect effect = run_reference(model, options.model, options.tokens, plan.threads, source);
+  const ModelEffect effect = run_reference(model, options.model, options.tokens, plan.threads, on_device.forward.get(), source);
   return plan_bits(source, &effect, backend, plan);
 }
 

@@ -140,7 +140,9 @@ VerifyReport measure(const Options& options) {
   }
   const KvDump dump = KvDump::open(options.kv.empty() ? options.against : options.kv);
   ProgressBar bar("verify", count_heads(dump), ProgressBar::Unit::kHeads, options.quiet);
-  const VerifyOptions verify = make_verify_options(options, bar);
+  const ModelDevice on_device = DeviceOption::open_model(device);
+  VerifyOptions verify = make_verify_options(options, bar);
+  verify.measure.attention = on_device.attention;
   if (!options.kv.empty()) return verify_dump(dump, verify, backend);
   return verify_packed(KvFile::open(options.packed), dump, verify, backend);
 }

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "cli/options.h"
 #include "cli/table.h"
 #include "cli/terminal.h"
 #include "lib/verify/compare_schemes.h"
@@ -74,6 +75,8 @@ ExitCode run_compare(const CompareArguments& arguments, const std::string& kv, c
   options.on_scheme = [&, number = std::size_t{0}](const std::string& name) mutable {
     say(quiet, fmt::format("compare: {} ({} of {})", name, ++number, count));
   };
+  const ModelDevice on_device = DeviceOption::open_model(device);
+  options.attention = on_device.attention;
   CompareReport report;
   if (!kv.empty()) {
     const KvDump dump = KvDump::open(kv);
@@ -81,7 +84,7 @@ ExitCode run_compare(const CompareArguments& arguments, const std::string& kv, c
   } else {
     const Model opened = Model::open(model.model);
     ModelSource source(opened.dir(), attention_queries);
-    const ModelEffect effect = run_reference(opened, model, tokens, threads, source);
+    const ModelEffect effect = run_reference(opened, model, tokens, threads, on_device.forward.get(), source);
     report = compare_schemes(source, choices, &effect, *device.backend, options);
   }
   fmt::print("{}", json                 ? format_compare_json(report) + "\n"

@@ -110,6 +110,9 @@ VerifyReport measure_model(const ModelArguments& arguments, std::optional<std::i
   run.effect.greedy = arguments.greedy;
   run.effect_gates = arguments.gates;
   run.cache = cache;
+  const ModelDevice on_device = DeviceOption::open_model(device);
+  run.effect.device = on_device.forward.get();
+  options.measure.attention = on_device.attention;
   if (!arguments.with_weights.empty()) run.weights = find_model_dir(arguments.with_weights);
   ProgressBar passes("passes", pass_bytes(model, text, run), ProgressBar::Unit::kBytes, quiet);
   ProgressBar heads("verify", count_heads(model.config(), run.effect.mla_latent), ProgressBar::Unit::kHeads, quiet);
@@ -131,9 +134,10 @@ VerifyReport measure_model(const ModelArguments& arguments, std::optional<std::i
 }
 
 ModelEffect run_reference(const Model& model, const ModelArguments& arguments, std::optional<std::int64_t> tokens, int threads,
-                          ModelSource& source) {
+                          ForwardDevice* device, ModelSource& source) {
   EffectOptions run;
   run.threads = threads;
+  run.device = device;
   run.mla_latent = arguments.prompt.mla_latent();
   run.allow_random = arguments.allow_random;
   run.greedy = arguments.greedy;

@@ -32,9 +32,10 @@ struct ModelArguments {
 VerifyReport measure_model(const ModelArguments& arguments, std::optional<std::int64_t> tokens, VerifyOptions options,
                            bool cache, const Device& device, bool quiet);
 
-/// The reference pass alone, whose first window fills `source`: what schemes are then measured against.
+/// The reference pass alone, whose first window fills `source`: what schemes are then measured against. `device` must outlive the
+/// result.
 ModelEffect run_reference(const Model& model, const ModelArguments& arguments, std::optional<std::int64_t> tokens, int threads,
-                          ModelSource& source);
+                          ForwardDevice* device, ModelSource& source);
 
 /// --check: says whether and how tq would run the model; reads headers only.
 ExitCode check_model(const ModelArguments& arguments, bool json);

@@ -6,6 +6,7 @@
 #include <cstdlib>
 
 #include "kernels/gpu_backend.h"
+#include "kernels/gpu_forward.h"
 #include "lib/error.h"
 
 namespace tq {
@@ -25,14 +26,24 @@ DeviceChoice parse_device(std::string_view text) {
 }
 
 Device open_device(const DeviceChoice& choice) {
-  if (choice.kind == DeviceKind::kCuda) return {make_cuda_backend(choice.number), choice.number, ""};
+  if (choice.kind == DeviceKind::kCuda) return {make_cuda_backend(choice.number), choice.number, "", true};
   const char* const cpu_target = std::getenv("TQ_CPU");  // who names one means the CPU
   const bool wants_cpu = choice.kind == DeviceKind::kCpu || (cpu_target != nullptr && *cpu_target != '\0');
-  if (wants_cpu || !describe_missing_cuda().empty()) return {make_cpu_backend(), std::nullopt, ""};
+  if (wants_cpu || !describe_missing_cuda().empty()) return {make_cpu_backend(), std::nullopt, "", false};
   try {
-    return {make_cuda_backend(choice.number), choice.number, ""};
+    return {make_cuda_backend(choice.number), choice.number, "", false};
   } catch (const Error& error) {
-    return {make_cpu_backend(), std::nullopt, fmt::format("the GPU is not used: {}", error.what())};
+    return {make_cpu_backend(), std::nullopt, fmt::format("the GPU is not used: {}", error.what()), false};
+  }
+}
+
+ModelDevice open_model_device(const Device& device) {
+  if (!device.cuda) return {};
+  try {
+    return {make_cuda_forward(*device.cuda), make_cuda_attention_meter(*device.cuda), ""};
+  } catch (const Error& error) {
+    if (device.is_asked) throw;
+    return {nullptr, measure_attention, fmt::format("the GPU does not run the model: {}", error.what())};
   }
 }
 
