@@ -29,11 +29,12 @@ struct Device {
   bool is_asked = false;    ///< the CUDA device was asked for, not found
 };
 
-/// kAuto takes CUDA device 0 where there is one that this build has code for, and TQ_CPU names no CPU target, else the CPU; kCpu is make_cpu_backend(), and
-/// kCuda make_cuda_backend(), with its Error where there is no such device. No byte of a result depends on the choice.
+/// kAuto takes CUDA device 0 where there is one that this build has code for, and TQ_CPU names no CPU target, else the CPU; kCpu is
+/// make_cpu_backend(), and kCuda make_cuda_backend(), with its Error where there is no such device. No byte that a backend writes
+/// depends on the choice.
 Device open_device(const DeviceChoice& choice);
 
-/// What runs a model on a device, and measures its attention there.
+/// What runs a model on a device, and measures its attention there: the results are the CPU's but for rounding.
 struct ModelDevice {
   std::unique_ptr<ForwardDevice> forward;          ///< nullptr: the CPU
   MeasureAttention attention = measure_attention;
