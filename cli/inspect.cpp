@@ -160,12 +160,8 @@ ExitCode inspect_dump(const Options& options) {
 
 /// True if any tensor is named like those of a KV dump: the dump's own reader then says what is wrong with it.
 bool looks_like_dump(const SafetensorsFile& file) {
-  const auto is_kv_name = [](const TensorInfo& tensor) {
-    const std::string& name = tensor.name;
-    if (name.size() > 1 && name[1] == '.' && (name[0] == 'k' || name[0] == 'v' || name[0] == 'q')) return true;
-    return name.starts_with("layers.") && (name.ends_with(".key") || name.ends_with(".value") || name.ends_with(".query"));
-  };
-  return file.tensors().empty() || std::any_of(file.tensors().begin(), file.tensors().end(), is_kv_name);
+  return file.tensors().empty() || std::any_of(file.tensors().begin(), file.tensors().end(),
+                                               [](const TensorInfo& tensor) { return is_kv_name(tensor.name); });
 }
 
 ExitCode run(const Options& options) {

@@ -1,6 +1,8 @@
 // tq pack-weights: a model's checkpoint -> a native TQ3 checkpoint; tq merge-shards: its parts -> the whole.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 
@@ -8,6 +10,8 @@
 #include "cli/options.h"
 #include "cli/terminal.h"
 #include "cli/weights_report.h"
+#include "lib/model/tokenizer/unicode.h"
+#include "lib/pack/name_pattern.h"
 
 namespace tq::cli {
 namespace {
@@ -53,7 +57,28 @@ std::vector<std::string> collect_warnings(const WeightPlan& plan, const PackRun&
     fused += item.name().ends_with(".weight") ? 0 : 1;
   }
   if (quantized == 0) warnings.emplace_back("no tensor is quantized: none is a large 2-D '...weight' or a 3-D stack of experts");
-  if (plan.options.sensitive_bits != 0 && plan.options.sensitive_bits != plan.options.bits) {
+  const auto count_names = [&](auto&& matches) {
+    return std::count_if(plan.items.begin(), plan.items.end(), [&](const WeightItem& item) { return matches(item.name()); });
+  };
+  for (const std::string& skip : plan.options.skip) {
+    const NamePattern pattern(skip);
+    if (count_names([&](const std::string& name) { return pattern.matches(name); }) == 0) {
+      warnings.push_back(fmt::format("--skip {}: matches no tensor", printable_name(skip)));
+    }
+  }
+  std::int64_t sensitive = 0;
+  if (plan.options.sensitive_bits != 0) {
+    for (const std::string& pattern : sensitive_patterns_of(plan.options)) {
+      const std::int64_t count = count_names([&](const std::string& name) { return name.find(pattern) != std::string::npos; });
+      sensitive += count;
+      if (count == 0) warnings.push_back(fmt::format("--sensitive-pattern {}: is part of no tensor's name", printable_name(pattern)));
+    }
+  }
+  if (const std::string method = find_quantization(run.source_dir); !method.empty()) {
+    warnings.push_back(fmt::format("the source is quantized already ({}): its quantization_config is left out, and tensors in that form are kept as they are, which loaders will not understand; start from the unquantized model",
+                                   printable_name(method)));
+  }
+  if (sensitive > 0 && plan.options.sensitive_bits != plan.options.bits) {
     warnings.emplace_back("--sensitive-bits: the published vLLM loader decodes such tensors wrongly (it knows one bit width); the Hugging Face loader and tq read them");
   }
   if (padded > 0) {
@@ -67,6 +92,22 @@ std::vector<std::string> collect_warnings(const WeightPlan& plan, const PackRun&
     warnings.push_back(fmt::format("{}: has no {}: the weights are packed, but loaders will not know the model", run.source_dir, kModelConfigName));
   }
   return warnings;
+}
+
+/// A warning of files in the output that are not this model's: a loader may take an old tokenizer for its own.
+void add_strangers(const std::string& output, WeightsReport& report) {
+  constexpr std::size_t kMostNames = 5;
+  std::vector<std::string> names = list_strangers(output, report.files);
+  if (names.empty()) return;
+  const std::size_t count = names.size();
+  names.resize(std::min(count, kMostNames));
+  for (std::string& name : names) name = printable_name(name);
+  report.warnings.push_back(fmt::format("{}: holds {} that this model did not bring: {}{}", output, count == 1 ? "a file" : fmt::format("{} files", count),
+                                        fmt::join(names, ", "), count > kMostNames ? ", ..." : ""));
+}
+
+bool gates_earlier_tensors(const Options& options, const PackWeightsResult& result) {
+  return result.resumed > 0 && (options.gates.max_rel_mse || options.gates.max_rel_mse_ratio);
 }
 
 ExitCode print_dry_run(const Options& options, const WeightsReport& report, const std::string& summary) {
@@ -120,6 +161,10 @@ ExitCode run(const Options& options) {
   weights.max_shard_bytes = parse_size("--max-shard-size", options.max_shard_size);
   const int part = parse_part(options.shard, weights);
   check_weight_options(weights);
+  text::require_utf8(options.model, "MODEL_DIR, which tq_config.json names");
+  for (const auto& patterns : {weights.skip, weights.sensitive_patterns}) {
+    for (const std::string& pattern : patterns) text::require_utf8(pattern, "a pattern, which tq_config.json holds");
+  }
 
   const std::string source_dir = find_model_dir(options.model);
   const Checkpoint source = Checkpoint::open(source_dir);
@@ -129,7 +174,7 @@ ExitCode run(const Options& options) {
   const Device device = options.device.open();
   const Backend& backend = *device.backend;
   WeightsReport report{&plan, &run, options.output, list_output(source, plan, run), nullptr, {},
-                       collect_warnings(plan, run), 0, backend.name(), options.threads.threads};
+                       collect_warnings(plan, run), 0, backend.name(), std::min(options.threads.threads, kMostPackThreads)};
   const std::string summary = summarize_weights(plan, run, report.files);
   if (options.dry_run) return print_dry_run(options, report, summary);
 
@@ -141,12 +186,17 @@ ExitCode run(const Options& options) {
     if (options.gates.max_rel_mse || options.gates.max_rel_mse_ratio) {
       throw Error(fmt::format("{}: is complete already, and what was measured while it was packed is not kept; 'tq verify --weights' measures it again", options.output));
     }
-    if (options.json) fmt::print("{}\n", nlohmann::ordered_json{{"schema_version", kPackReportVersion}, {"output", options.output}, {"complete", true}, {"tensors_resumed", plan.items.size()}}.dump(2));
+    if (options.json) fmt::print("{}\n", nlohmann::ordered_json{{"schema_version", kPackReportVersion}, {"output", options.output}, {"complete", true}, {"tensors_resumed", plan.items.size()}}
+                                          .dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
     say(options.quiet, fmt::format("{}: is complete already", options.output));
     return ExitCode::kDone;
   }
   report.result = &result;
   if (std::string losses = describe_f16_losses(plan, result.records); !losses.empty()) report.warnings.push_back(std::move(losses));
+  if (result.is_complete) add_strangers(options.output, report);
+  if (gates_earlier_tensors(options, result)) {
+    report.warnings.emplace_back("the gates judge a sample of the tensors that an earlier run finished; 'tq verify --weights' measures all");
+  }
   report.gates = judge_weights(plan, result.records, options.gates);
   if (options.json) {
     fmt::print("{}\n", weights_json(report).dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
@@ -159,7 +209,7 @@ ExitCode run(const Options& options) {
   if (result.resumed > 0) say(options.quiet, fmt::format("{} tensors were finished before", result.resumed));
   say(options.quiet, fmt::format("{}: {}; read {}, wrote {} in {} ({}, {} threads)", options.output, summary,
                                  format_bytes(result.bytes_read), format_bytes(result.bytes_written), rate, backend.name(),
-                                 options.threads.threads));
+                                 report.threads));
   say(options.quiet, fmt::format("bound by {}: {}", result.seconds.bound(), describe_seconds(result.seconds)));
   if (!result.is_complete) {
     say(options.quiet, fmt::format("{}: part {} of {} is done; when all are, run 'tq merge-shards {}'", options.output, part,

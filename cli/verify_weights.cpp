@@ -50,7 +50,7 @@ std::string describe_verdict(Verdict verdict) {
     case Verdict::kFail: return "FAIL: a gate failed";
     case Verdict::kNotMeasured: break;
   }
-  return "NOT MEASURED: no gate failed, and one passes a negative control too";
+  return "NOT MEASURED: no gate failed, and one had nothing to measure or passes a negative control too";
 }
 
 std::string describe_groups(const GroupCounts& groups) {

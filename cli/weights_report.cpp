@@ -105,8 +105,9 @@ std::string describe_f16_losses(const WeightPlan& plan, const WeightRecords& rec
     ++tensors;
   }
   if (tensors == 0) return "";
-  return fmt::format("--keep-dtype f16 lost small values of {} tensors ({} and others): {} became 0, the largest {:.3g}; {} below 2^-14 lost digits, the largest {:.3g}; --keep-dtype same keeps all",
-                     tensors, printable_name(worst), format_count(static_cast<std::uint64_t>(all.zeroed)), all.largest_zeroed,
+  return fmt::format("--keep-dtype f16 lost small values of {} ({}): {} became 0, the largest {:.3g}; {} below 2^-14 lost digits, the largest {:.3g}; --keep-dtype same keeps all",
+                     tensors == 1 ? "a tensor" : fmt::format("{} tensors", tensors), printable_name(worst) + (tensors == 1 ? "" : " and others"),
+                     format_count(static_cast<std::uint64_t>(all.zeroed)), all.largest_zeroed,
                      format_count(static_cast<std::uint64_t>(all.subnormal)), all.largest_subnormal);
 }
 
@@ -131,6 +132,7 @@ std::string summarize_weights(const WeightPlan& plan, const PackRun& run, const 
 }
 
 std::string format_gate(const WeightGate& gate) {
+  if (gate.tensor.empty()) return fmt::format("FAIL {}: no tensor is quantized, so there is nothing to measure (limit {:.6g})", gate.name, gate.limit);
   return fmt::format("{} {}: {:.6g} of {} (limit {:.6g}){}", gate.passed() ? "pass" : "FAIL", gate.name, gate.value,
                      printable_name(gate.tensor), gate.limit,
                      gate.failed > 0 ? fmt::format("; {} tensors are beyond the limit", gate.failed) : "");

@@ -49,6 +49,11 @@ struct Lane {
   DeviceTable matrix;
   StagedBuffer in, out;
   Event start, uploaded, computed, downloaded;
+
+  Lane() = default;
+  Lane(const Lane&) = delete;
+  Lane& operator=(const Lane&) = delete;
+  ~Lane() { cudaStreamSynchronize(cudaStreamPerThread); }  // after an error copies may still be under way
 };
 
 class CudaBackend final : public Backend {

@@ -16,7 +16,8 @@
 
 namespace tq {
 
-/// Where the calls of a backend spent their time away from the host's processors, summed over the threads that called.
+/// Where the calls of a backend spent their time away from the host's processors, summed over the threads that called. Waiting until
+/// the bus or the device has done with other threads counts as time there.
 struct DeviceSeconds {
   double upload = 0;    ///< waiting for rows to reach the device
   double kernels = 0;   ///< and for the kernels

@@ -44,7 +44,10 @@ class ConfigParser {
       config_.sensitive_bits = get_integer(json, "sensitive_bits", 2, 4);
       config_.sensitive_patterns = get<std::vector<std::string>>(json, "sensitive_patterns");
     }
-    if (json.contains("tq")) parse_own(json["tq"]);
+    if (json.contains("tq")) {
+      parse_own(json["tq"]);
+      check_public_keys();
+    }
     return std::move(config_);
   }
 
@@ -139,6 +142,17 @@ class ConfigParser {
     }
     if (get_hash(own, kOwnHash) != hash_own(own)) {
       fail("\"tq\" is not what 'tq pack-weights' wrote there: its XXH64 is another");
+    }
+  }
+
+  /// Other loaders know only the public keys: they must say what "tq" says.
+  void check_public_keys() const {
+    for (const auto& [bits, scheme] : config_.schemes) {
+      if (scheme.seed != config_.seed) fail(fmt::format("\"quantizer_seed\" is {}, and \"tq\" says {}", config_.seed, scheme.seed));
+    }
+    for (const auto& [name, tensor] : config_.quantized) {
+      if (tensor.bits == config_.bits_of(name)) continue;
+      fail(fmt::format("by \"bits\" and \"sensitive_patterns\" {} has {} bits, and \"tq\" says {}", quote_name(name), config_.bits_of(name), tensor.bits));
     }
   }
 

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "lib/error.h"
+#include "lib/io/config_text.h"
 #include "lib/io/checkpoint.h"
 #include "lib/model/config_reader.h"
 #include "lib/model/config_rope.h"
@@ -24,7 +25,7 @@ constexpr std::int64_t kMostTokens = std::int64_t{1} << 31;
 constexpr std::uint64_t kMostConfigBytes = 16 << 20;
 
 Json parse_object(const std::string& text, const std::string& path) {
-  Json json = Json::parse(text, nullptr, false);
+  Json json = Json::parse(without_non_finite(text).json, nullptr, false);
   if (!json.is_object()) throw Error(fmt::format("{}: is not one JSON object", path));
   return json;
 }

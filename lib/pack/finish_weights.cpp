@@ -9,6 +9,7 @@
 
 #include "lib/error.h"
 #include "lib/io/atomic_file.h"
+#include "lib/io/config_text.h"
 #include "lib/io/staged_file.h"
 #include "lib/io/write_point.h"
 
@@ -97,9 +98,14 @@ std::optional<std::string> make_model_config(const std::string& source_dir) {
   std::error_code ignored;
   if (!fs::exists(path, ignored)) return std::nullopt;
   std::string text = read_text_file(path);
-  nlohmann::ordered_json json = nlohmann::ordered_json::parse(text, nullptr, false);
+  const ConfigText config = without_non_finite(text);
+  nlohmann::ordered_json json = nlohmann::ordered_json::parse(config.json, nullptr, false);
   if (!json.is_object()) throw Error(fmt::format("{}: is no JSON object in UTF-8; get it again", path));
   if (!json.contains("quantization_config")) return text;
+  if (config.has_non_finite) {
+    throw Error(fmt::format("{}: holds NaN or Infinity, which JSON has not, beside a quantization_config that has to go; delete that yourself",
+                            path));
+  }
   json.erase("quantization_config");
   return json.dump(2) + "\n";
 }
@@ -165,6 +171,38 @@ bool is_in_place(const std::string& dir, const WeightPlan& plan, const PackRun& 
   return weights && config.by_tq && config.fingerprint == hash_fingerprint(run.fingerprint) &&
          (plan.shards.size() == 1 || is_there(kIndexName)) &&
          (is_there(kModelConfigName) || !fs::exists(join_path(run.source_dir, kModelConfigName), ignored));
+}
+
+std::string find_damage(const std::string& dir, const std::vector<OutputSize>& files) {
+  for (const OutputSize& file : files) {
+    std::error_code error;
+    const std::uintmax_t bytes = fs::file_size(join_path(dir, file.name), error);
+    if (error) return fmt::format("{} is gone", file.name);
+    if (bytes != file.bytes) return fmt::format("{} has {} bytes, not {}", file.name, bytes, file.bytes);
+  }
+  return "";
+}
+
+std::vector<std::string> list_strangers(const std::string& dir, const std::vector<OutputSize>& files) {
+  std::vector<std::string> strangers;
+  for (const fs::directory_entry& entry : fs::directory_iterator(dir)) {
+    const std::string name = entry.path().filename().string();
+    const bool is_ours = std::any_of(files.begin(), files.end(), [&](const OutputSize& file) { return file.name == name; });
+    if (!is_ours && entry.is_regular_file()) strangers.push_back(name);
+  }
+  std::sort(strangers.begin(), strangers.end());
+  return strangers;
+}
+
+std::string find_quantization(const std::string& source_dir) {
+  const std::string path = join_path(source_dir, kModelConfigName);
+  std::error_code ignored;
+  if (!fs::exists(path, ignored)) return "";
+  const auto json = nlohmann::json::parse(without_non_finite(read_text_file(path)).json, nullptr, false);
+  if (!json.is_object() || !json.contains("quantization_config")) return "";
+  const nlohmann::json& quantization = json["quantization_config"];
+  const bool is_named = quantization.is_object() && quantization.contains("quant_method") && quantization["quant_method"].is_string();
+  return is_named ? quantization["quant_method"].get<std::string>() : "unnamed";
 }
 
 void finish_output(const std::string& dir, const WeightPlan& plan, const PackRun& run, const WeightRecords& records,

@@ -33,6 +33,17 @@ void remove_partial_files(const std::string& dir);
 /// True if the output of this very run is in place, whole: what finish_output() does has been done, but for the journals.
 bool is_in_place(const std::string& dir, const WeightPlan& plan, const PackRun& run);
 
+/// What differs in size from what the run wrote or is gone, for a message: "model.safetensors has 1000 bytes, not 51136". Empty if
+/// nothing does.
+std::string find_damage(const std::string& dir, const std::vector<OutputSize>& files);
+
+/// Files in `dir` that are none of `files`: of an earlier model, or the user's. Sorted by name; directories do not count.
+std::vector<std::string> list_strangers(const std::string& dir, const std::vector<OutputSize>& files);
+
+/// The quant_method in the quantization_config of the source's config.json, "unnamed" where it has none; empty without a
+/// quantization_config.
+std::string find_quantization(const std::string& source_dir);
+
 /// Puts the output in place once every item has a record: (with run.replace) removes an earlier result; companions,
 /// tq_config.json, the weights, the index, config.json, in this order; then the `journals` go. Ended at any point, it can be
 /// called again. Errors are those of reading and writing.

@@ -21,8 +21,8 @@ class Stopwatch {
 struct PackSeconds {
   double reading = 0;     ///< the source
   double writing = 0;     ///< the output, with the wait at the end until it is on the disk, in which all threads stand
-  double bus = 0;         ///< rows on their way to a GPU, and codes back
-  double kernels = 0;     ///< of a GPU
+  double bus = 0;         ///< rows on their way to a GPU, and codes back; waiting for it behind other threads counts
+  double kernels = 0;     ///< of a GPU, likewise
   double processors = 0;  ///< encoding on the CPU, checks, hashes, copies in memory
   double turns = 0;       ///< waiting until earlier blocks, which are at one of the above, are hashed and recorded in order
 

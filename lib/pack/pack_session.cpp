@@ -119,7 +119,11 @@ std::optional<PackSession> begin_session(const std::string& dir, const Checkpoin
     if (resume) return resume_session(dir, plan, std::move(run), path);
     throw Error(fmt::format("{}: an unfinished run is there; --resume goes on with it, --force starts again", path));
   }
-  if (resume && is_in_place(dir, plan, run)) return std::nullopt;
+  if (resume && is_in_place(dir, plan, run)) {
+    const std::string damage = find_damage(dir, list_output(source, plan, run));
+    if (damage.empty()) return std::nullopt;
+    throw Error(fmt::format("{}: was complete, and is damaged: {}; --force packs it again", dir, damage));
+  }
   if (const std::string difference = resume ? compare_with_result(dir, run) : ""; !difference.empty()) {
     throw Error(fmt::format("{}: is complete, and was packed otherwise: {}; use --force to replace it, or choose another directory",
                             dir, difference));

@@ -89,6 +89,10 @@ class WeightPlanner {
     });
     const auto shards = static_cast<std::int64_t>(source_.shards().size());
     for (const Checkpoint::Entry* entry : entries) {
+      for (const std::string_view suffix : {kPackedSuffix, kNormsSuffix}) {
+        if (!entry->info->name.ends_with(suffix)) continue;
+        fail(*entry, fmt::format("has a name that ends in {}, as codes and norms of native TQ3 do: no reader could tell them apart", suffix));
+      }
       WeightItem item;
       item.source = entry;
       item.part = 1 + static_cast<int>(entry->shard * std::int64_t{plan_.options.parts} / shards);

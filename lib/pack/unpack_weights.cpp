@@ -12,6 +12,7 @@
 
 #include "lib/convert.h"
 #include "lib/error.h"
+#include "lib/io/config_text.h"
 #include "lib/io/output_file.h"
 #include "lib/pack/pack_record.h"
 
@@ -62,6 +63,7 @@ std::optional<DType> parse_torch_name(const Json& value) {
 struct ModelConfig {
   Json json;
   std::string text;
+  bool has_non_finite = false;  ///< numbers in the text are not all in `json`
   std::optional<DType> dtype;
 };
 
@@ -71,7 +73,9 @@ ModelConfig read_config(const std::string& dir) {
   std::error_code ignored;
   if (!fs::exists(path, ignored)) return config;
   config.text = read_text_file(path);
-  config.json = Json::parse(config.text, nullptr, false);
+  const ConfigText text = without_non_finite(config.text);
+  config.has_non_finite = text.has_non_finite;
+  config.json = Json::parse(text.json, nullptr, false);
   if (!config.json.is_object()) throw Error(fmt::format("{}: is not a JSON object; get the file again", path));
   for (const char* key : {"dtype", "torch_dtype"}) {
     if (!config.dtype && config.json.contains(key)) config.dtype = parse_torch_name(config.json[key]);
@@ -83,6 +87,10 @@ ModelConfig read_config(const std::string& dir) {
 std::string restore_config(const ModelConfig& config, DType dtype) {
   if (config.text.empty()) return "";
   if (!config.json.contains("quantization_config") && config.dtype == dtype) return config.text;
+  if (config.has_non_finite) {
+    throw Error(fmt::format("{}: holds NaN or Infinity, which JSON has not, and must be written anew for values of {}; leave --dtype out, "
+                            "or replace those numbers", kModelConfigName, name_of(dtype)));
+  }
   Json json = config.json;
   json.erase("quantization_config");
   if (json.contains("dtype") || !json.contains("torch_dtype")) json["dtype"] = torch_name(dtype);

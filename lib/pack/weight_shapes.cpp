@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "lib/error.h"
+#include "lib/io/config_text.h"
 
 namespace tq {
 namespace {
@@ -59,7 +60,7 @@ ModelDimensions read_model_dimensions(const std::string& dir) {
   const std::string path = (std::filesystem::path(dir) / kModelConfigName).string();
   std::error_code ignored;
   if (!std::filesystem::exists(path, ignored)) return {};
-  Json json = Json::parse(read_text_file(path), nullptr, false);
+  Json json = Json::parse(without_non_finite(read_text_file(path)).json, nullptr, false);
   if (!json.is_object()) throw Error(fmt::format("{}: is not a JSON object; get the file again", path));
   ModelDimensions d;
   for (const auto& [key, section] : json.items()) {

@@ -277,6 +277,7 @@ WeightGateReport judge_tensors(const std::vector<WeightTensorReport>& tensors, s
     if (!(number <= limit)) gate.passed = false;
     if (!tensor.is_zero && control(tensor) <= limit) gate.sensitive = false;
   }
+  if (gate.worst.empty()) gate.sensitive = false;  // nothing was measured
   return gate;
 }
 
