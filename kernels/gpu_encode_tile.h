@@ -33,8 +33,6 @@ struct EncodeKind {
   static constexpr bool kFactor = Mode != NormMode::kRaw;
   static constexpr bool kDivideFirst = DivideFirst;
   static constexpr bool kBf16 = Bf16;
-  static constexpr bool kSharedSigns = true;
-  static constexpr int kBlocks = kSharedSigns ? 5 : 4;  ///< on a multiprocessor, as far as registers go
 };
 
 /// Below this, dividing by a multiplication and a remainder may be off (lib/math/norm.h): divides_as_usual's limit. Half of it would do,
@@ -233,63 +231,20 @@ struct CodedColumns {
   float products[K::kMode == NormMode::kLeastSquares ? K::T::kChunks : 1];
 };
 
-/// The signs (+1 or -1) of a lane's columns: 32 registers, or where a kernel has too few, words of shared memory that are read when they
-/// are needed. Lanes of a row have copies that lie in different banks.
-template <class K>
-class OutputSigns {
- public:
-  using T = typename K::T;
-  static constexpr int kPitch = 36;  ///< words from lane to lane
-  static constexpr int kWords = K::kSharedSigns ? T::kLanesPerRow * kPitch : 1;
-
-  /// All threads of a block call it; a block barrier must follow.
-  __device__ OutputSigns(const std::uint32_t* signs, float* words, int m) {
-    if constexpr (K::kSharedSigns) {
-      for (int i = static_cast<int>(threadIdx.x); i < 32 * T::kLanesPerRow; i += 32 * kEncodeWarps) {
-        const int place = i % 32;
-        words[i / 32 * kPitch + place] = sign_of(signs[place / T::kWidth * 8 + T::kWidth * (i / 32) + place % T::kWidth]);
-      }
-      address_ = shared_address(words + m * kPitch);
-    } else {
-#pragma unroll
-      for (int i = 0; i < 32; ++i) signs_[i] = sign_of(signs[i / T::kWidth * 8 + T::kWidth * m + i % T::kWidth]);
-    }
-  }
-
-  /// Values 4 i .. 4 i + 3: element k % kWidth of chunk k / kWidth.
-  __device__ __forceinline__ void get(int i, float (&four)[4]) const {
-    if constexpr (K::kSharedSigns) {
-      asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"  // volatile: or they would be read once, into registers
-                   : "=f"(four[0]), "=f"(four[1]), "=f"(four[2]), "=f"(four[3])
-                   : "r"(address_ + 16u * static_cast<std::uint32_t>(i)));
-    } else {
-#pragma unroll
-      for (int k = 0; k < 4; ++k) four[k] = signs_[4 * i + k];
-    }
-  }
-
- private:
-  float signs_[K::kSharedSigns ? 1 : 32];
-  std::uint32_t address_ = 0;
-};
-
 template <class K>
 __device__ __forceinline__ void code_columns(const float (&v)[K::T::kChunks][K::T::kWidth], float scale,
-                                             const OutputSigns<K>& signs, float magic, std::uint32_t origin,
+                                             const float (&sign)[K::T::kChunks][K::T::kWidth], float magic, std::uint32_t origin,
                                              [[maybe_unused]] const float* levels, CodedColumns<K>& coded) {
   using T = typename K::T;
-  float sign[4];
 #pragma unroll
   for (int c = T::kChunks - 1; c >= 0; --c) {
     [[maybe_unused]] float products_of[T::kWidth];
 #pragma unroll
     for (int j = T::kWidth - 1; j >= 0; --j) {
-      const int place = c * T::kWidth + j;
-      if (place % 4 == 3) signs.get(place / 4, sign);
       const float y = K::kDivideFirst ? v[c][j] : v[c][j] * scale;  // of quotients the limits know the scale
-      const std::uint32_t code = find_code<K::kBits>(y, sign[place % 4], magic, origin);
+      const std::uint32_t code = find_code<K::kBits>(y, sign[c][j], magic, origin);
       coded.codes.template push<K::kBits>(c, j, code);
-      if constexpr (K::kMode == NormMode::kLeastSquares) products_of[j] = (y * sign[place % 4]) * levels[code];
+      if constexpr (K::kMode == NormMode::kLeastSquares) products_of[j] = (y * sign[c][j]) * levels[code];
     }
     if constexpr (K::kMode == NormMode::kLeastSquares) coded.products[c] = sum_tree<T::kWidth>(products_of);
   }
@@ -316,7 +271,7 @@ struct EncodeShared {
 };
 
 template <class K>
-__global__ void __launch_bounds__(32 * kEncodeWarps, K::kBlocks)
+__global__ void __launch_bounds__(32 * kEncodeWarps, 4)
     encode_tiles(const __grid_constant__ EncodeArgs args, const __grid_constant__ TileCodebook table,
                  unsigned long long* first_refused) {
   using T = typename K::T;
@@ -338,9 +293,8 @@ __global__ void __launch_bounds__(32 * kEncodeWarps, K::kBlocks)
   };
   int tile = static_cast<int>(blockIdx.x) * kEncodeWarps + warp;
   start(tile, 0);  // the first rows come while the tables are made
+  start(tile + step, 1);
 
-  __shared__ alignas(16) float sign_words[OutputSigns<K>::kWords];
-  const OutputSigns<K> signs2(args.rotation.signs2, sign_words, m);
   bins.fill(table, static_cast<int>(threadIdx.x), 32 * kEncodeWarps);
   if (threadIdx.x < 1 << K::kBits) {
     codebook.edges[threadIdx.x] = table.edges[threadIdx.x];
@@ -355,7 +309,6 @@ __global__ void __launch_bounds__(32 * kEncodeWarps, K::kBlocks)
     __syncthreads();
   }
 
-  start(tile + step, 1);
   const LaneChunks<T> chunks(shared.tile, lane);
   const LaneColumns<T> columns(shared.tile, lane);
   const CodeExchange<T> exchange(shared.codes, lane);
@@ -363,8 +316,15 @@ __global__ void __launch_bounds__(32 * kEncodeWarps, K::kBlocks)
   const std::uint32_t origin = bins.origin(magic);
   const int sum_lane = lane_of_sum<T>(tile_row);
   std::uint32_t signs1[8];
+  float signs2[T::kChunks][T::kWidth];
 #pragma unroll
   for (int i = 0; i < 8; ++i) signs1[i] = args.rotation.signs1[lane % T::kChunks * 8 + i];
+#pragma unroll
+  for (int c = 0; c < T::kChunks; ++c) {
+#pragma unroll
+    for (int j = 0; j < T::kWidth; ++j) signs2[c][j] = sign_of(args.rotation.signs2[8 * c + T::kWidth * m + j]);
+  }
+
   for (int turn = 0, phase = 0; tile < tiles; tile += step, turn ^= 1, phase ^= turn ^ 1) {
     stages.wait(turn, phase);
     const TileNorm here = transform_by_chunk<K>(dtype, stages.stage(turn), lane, signs1, chunks);
