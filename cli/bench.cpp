@@ -13,8 +13,10 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/command.h"
+#include "cli/options.h"
 #include "cli/table.h"
 #include "cli/terminal.h"
+#include "lib/device.h"
 #include "lib/math/scale_search.h"
 
 namespace tq::cli {
@@ -76,18 +78,6 @@ bool is_measured(const Case& item, std::size_t backend) {
   return backend == 0 || item.operation != Operation::kCompare;
 }
 
-/// N of "cuda:N", 0 of "cuda".
-int device_number(const std::string& device) {
-  int number = 0;
-  if (device == "cuda") return number;
-  const std::string digits = device.starts_with("cuda:") ? device.substr(5) : "";
-  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), number);
-  if (digits.empty() || error != std::errc() || end != digits.data() + digits.size() || number < 0) {
-    throw UsageError(fmt::format("--device: '{}' is none of cpu, cuda, cuda:N", device));
-  }
-  return number;
-}
-
 /// "RxC": one case of that many BF16 weights, in groups of each dim.
 void choose_weights(Options& options, bool dims_given) {
   std::uint64_t sides[2] = {};
@@ -118,8 +108,8 @@ void choose_weights(Options& options, bool dims_given) {
   }
 }
 
-Report measure_device(const Options& options) {
-  const auto bench = make_device_bench(device_number(options.device));
+Report measure_device(const Options& options, const DeviceChoice& device) {
+  const auto bench = make_device_bench(device.number);
   const std::vector<Case> cases = list_cases(options.axes);
   const std::uint64_t bytes = options.bytes;
   ProgressBar bar("bench", (cases.size() + 1) * bytes, ProgressBar::Unit::kBytes, options.quiet);
@@ -131,7 +121,6 @@ Report measure_device(const Options& options) {
   std::vector<std::uint8_t> rows;
   int dim = 0;
   for (const Case& item : cases) {
-    if (item.operation == Operation::kCompare) continue;
     if (item.dim != dim) {
       dim = item.dim;
       const std::uint64_t row_bytes = static_cast<std::uint64_t>(dim) * size_of(item.dtype);
@@ -297,7 +286,9 @@ ExitCode run(Options options, bool dims_given) {
     throw UsageError("--effort 1 to 3 has least-squares norms: leave --norm out, or give --norm least-squares");
   }
   if (options.norms.empty()) options.axes.norms = {options.weights.empty() ? NormMode::kRaw : NormMode::kCorrected};
-  const Report report = options.device == "cpu" ? measure(options) : measure_device(options);
+  const DeviceChoice device = parse_device(options.device);
+  if (device.kind == DeviceKind::kAuto) throw UsageError("--device auto: say what to measure: cpu, cuda or cuda:N");
+  const Report report = device.kind == DeviceKind::kCpu ? measure(options) : measure_device(options, device);
   fmt::print("{}", options.json ? format_json(report, options) : format_table(report, options));
   ExitCode code = ExitCode::kDone;
   for (const BenchResult& r : report.results) {
@@ -355,7 +346,8 @@ void add_bench(CLI::App& app, Command& command) {
       ->allow_extra_args(false)
       ->check(CLI::IsMember({"raw", "corrected", "least-squares"}));
   sub->add_option("--device", options->device,
-                  "cpu, cuda or cuda:N; on a GPU rows lie in its memory, and times are of its kernels alone");
+                  "cpu, cuda or cuda:N; on a GPU rows lie in its memory, and times are of its kernels alone")
+      ->check(device_name());
   sub->add_option("--mb", options->megabytes,
                   "BF16 rows of a case, 1..16384 MB; more than the caches hold shows memory")
       ->check(CLI::Range(1, 16384));

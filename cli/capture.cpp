@@ -18,6 +18,7 @@ struct Options {
   std::string layers;
   bool no_queries = false;
   ThreadOption threads;
+  DeviceOption device;
   bool force = false;
   bool quiet = false;
 };
@@ -31,6 +32,8 @@ ExitCode run(const Options& options) {
   capture.threads = options.threads.threads;
   const Model model = Model::open(options.model);
   const Prompt prompt = read_prompt(model, options.prompt.resolve(options.tokens));
+  const ModelDevice device = DeviceOption::open_model(options.device.open());
+  capture.device = device.forward.get();
   ProgressBar bar("capture", model.layout().layer_bytes, ProgressBar::Unit::kBytes, options.quiet);
   capture.progress = bar.callback();
   const CaptureResult result = capture_kv(model, prompt, options.output, capture);
@@ -58,6 +61,7 @@ void add_capture(CLI::App& app, Command& command) {
   sub->add_option("--layers", options->layers, "layers to write, such as 0,5,10-12 (default all)")->default_str("");
   sub->add_flag("--no-queries", options->no_queries, "leave out q.L: a smaller dump, without attention metrics");
   options->threads.declare(*sub);
+  options->device.declare(*sub, DeviceOption::Runs::kModels);
   sub->add_flag("--force", options->force, "overwrite the output");
   sub->add_flag("--quiet", options->quiet, "no progress and no summary on stderr");
   sub->callback([options, &command] { command = [options] { return run(*options); }; });

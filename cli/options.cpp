@@ -7,6 +7,7 @@
 #include <cmath>
 #include <tuple>
 
+#include "cli/terminal.h"
 #include "lib/error.h"
 #include "lib/parallel.h"
 
@@ -150,6 +151,40 @@ ThreadOption::ThreadOption() : threads(default_threads()) {}
 
 void ThreadOption::declare(CLI::App& app) {
   app.add_option("--threads", threads, "threads, 1..1024; no byte depends on it")->check(CLI::Range(1, kMostThreads));
+}
+
+void DeviceOption::declare(CLI::App& app, Runs runs) {
+  app.add_option("--device", name_,
+                 runs == Runs::kModels
+                     ? "where models run, and codes are made and read: auto (a GPU where there is one), cpu, cuda or cuda:N; no code "
+                       "depends on it, and numbers about attention and models only in digits that rounding reaches (docs/models.md)"
+                     : "where codes are made and read: auto (a GPU where there is one), cpu, cuda or cuda:N; no byte depends on it")
+      ->check(device_name());
+}
+
+Device DeviceOption::open() const {
+  Device device = open_device(parse_device(name_));
+  if (!device.note.empty()) warn(device.note);
+  return device;
+}
+
+ModelDevice DeviceOption::open_model(const Device& device) {
+  ModelDevice model = open_model_device(device);
+  if (!model.note.empty()) warn(model.note);
+  return model;
+}
+
+CLI::Validator device_name() {
+  return CLI::Validator(
+      [](std::string& text) {
+        try {
+          parse_device(text);
+          return std::string();
+        } catch (const UsageError& error) {
+          return std::string(error.what());
+        }
+      },
+      "DEVICE");
 }
 
 CLI::Validator not_negative() {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "lib/cache/kv_options.h"
+#include "lib/device.h"
 
 namespace tq::cli {
 
@@ -55,6 +56,23 @@ struct ThreadOption {
   int threads;
   ThreadOption();
   void declare(CLI::App& app);
+};
+
+CLI::Validator device_name();  ///< what parse_device() takes
+
+/// --device: auto (default), cpu, cuda or cuda:N.
+class DeviceOption {
+ public:
+  enum class Runs { kCodec, kModels };  ///< kModels: attention and forward passes, too
+  void declare(CLI::App& app, Runs runs = Runs::kCodec);
+  /// Throws UsageError for a name that is none, and Error where the device that was asked for is not there. Says on stderr why
+  /// auto leaves a GPU that is there unused.
+  Device open() const;
+  /// open_model_device(); says on stderr why auto leaves a GPU unused.
+  static ModelDevice open_model(const Device& device);
+
+ private:
+  std::string name_ = "auto";
 };
 
 }  // namespace tq::cli

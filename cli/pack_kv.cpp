@@ -14,6 +14,7 @@ struct Options {
   std::string output;
   SchemeOptions scheme;
   ThreadOption threads;
+  DeviceOption device;
   bool force = false;
   bool dry_run = false;
   bool quiet = false;
@@ -35,11 +36,12 @@ ExitCode run(const Options& options) {
     fmt::print("{}\nnothing was written (--dry-run)\n", summary);
     return ExitCode::kDone;
   }
-  const auto backend = make_cpu_backend();
+  const Device device = options.device.open();
+  const Backend& backend = *device.backend;
   ProgressBar bar("pack-kv", plan.input_bytes, ProgressBar::Unit::kBytes, options.quiet);
-  pack_kv(dump, plan, *backend, options.output, {options.threads.threads, options.force, bar.callback()});
+  pack_kv(dump, plan, backend, options.output, {options.threads.threads, options.force, bar.callback()});
   const std::string rate = bar.finish();
-  say(options.quiet, fmt::format("{}: {}; {}, {}", options.output, summary, backend->name(), rate));
+  say(options.quiet, fmt::format("{}: {}; {}, {}", options.output, summary, backend.name(), rate));
   return ExitCode::kDone;
 }
 
@@ -54,6 +56,7 @@ void add_pack_kv(CLI::App& app, Command& command) {
   sub->add_option("-o,--output", options->output, "the .tq3 file to write")->required();
   options->scheme.declare(*sub);
   options->threads.declare(*sub);
+  options->device.declare(*sub);
   sub->add_flag("--force", options->force, "overwrite the output");
   sub->add_flag("--dry-run", options->dry_run, "print the exact bytes and write nothing");
   sub->add_flag("--quiet", options->quiet, "no progress and no summary on stderr");

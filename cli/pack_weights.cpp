@@ -21,6 +21,7 @@ struct Options {
   std::string shard;
   WeightGateOptions gates;
   ThreadOption threads;
+  DeviceOption device;
   bool dry_run = false;
   bool resume = false;
   bool force = false;
@@ -87,6 +88,15 @@ ExitCode judge(const Options& options, const WeightsReport& report) {
   return code;
 }
 
+/// "reading 31 %, writing 21 %, processors 48 % of the threads' time".
+std::string describe_seconds(const PackSeconds& seconds) {
+  std::string text;
+  for (const auto& [name, spent] : seconds.all()) {
+    if (spent > 0) text += fmt::format("{}{} {:.0f} %", text.empty() ? "" : ", ", name, 100 * spent / seconds.sum());
+  }
+  return text + " of the threads' time";
+}
+
 PackWeightsResult run_pipeline(const Options& options, const Checkpoint& source, const WeightPlan& plan, const Backend& backend,
                                const PackRun& run, std::string& rate) {
   ProgressBar bar("pack-weights", plan.part_input_bytes(run.part), ProgressBar::Unit::kBytes, options.quiet);
@@ -115,21 +125,22 @@ ExitCode run(const Options& options) {
   const WeightPlan plan = plan_weights(source, weights);
   const PackRun run{options.model, std::filesystem::canonical(source_dir).string(), weights, part, options.force,
                     make_fingerprint(source, weights)};
-  const auto backend = make_cpu_backend();
+  const Device device = options.device.open();
+  const Backend& backend = *device.backend;
   WeightsReport report{&plan, &run, options.output, list_output(source, plan, run), nullptr, {},
-                       collect_warnings(plan, run), 0, backend->name(), options.threads.threads};
+                       collect_warnings(plan, run), 0, backend.name(), options.threads.threads};
   const std::string summary = summarize_weights(plan, run, report.files);
   if (options.dry_run) return print_dry_run(options, report, summary);
 
   const auto start = std::chrono::steady_clock::now();
   std::string rate;
-  const PackWeightsResult result = run_pipeline(options, source, plan, *backend, run, rate);
+  const PackWeightsResult result = run_pipeline(options, source, plan, backend, run, rate);
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (result.was_complete) {
     if (options.gates.max_rel_mse || options.gates.max_rel_mse_ratio) {
       throw Error(fmt::format("{}: is complete already, and what was measured while it was packed is not kept; 'tq verify --weights' measures it again", options.output));
     }
-    if (options.json) fmt::print("{}\n", nlohmann::json{{"output", options.output}, {"complete", true}, {"tensors_resumed", plan.items.size()}}.dump(2));
+    if (options.json) fmt::print("{}\n", nlohmann::ordered_json{{"schema_version", kPackReportVersion}, {"output", options.output}, {"complete", true}, {"tensors_resumed", plan.items.size()}}.dump(2));
     say(options.quiet, fmt::format("{}: is complete already", options.output));
     return ExitCode::kDone;
   }
@@ -146,8 +157,9 @@ ExitCode run(const Options& options) {
   }
   if (result.resumed > 0) say(options.quiet, fmt::format("{} tensors were finished before", result.resumed));
   say(options.quiet, fmt::format("{}: {}; read {}, wrote {} in {} ({}, {} threads)", options.output, summary,
-                                 format_bytes(result.bytes_read), format_bytes(result.bytes_written), rate, backend->name(),
+                                 format_bytes(result.bytes_read), format_bytes(result.bytes_written), rate, backend.name(),
                                  options.threads.threads));
+  say(options.quiet, fmt::format("bound by {}: {}", result.seconds.bound(), describe_seconds(result.seconds)));
   if (!result.is_complete) {
     say(options.quiet, fmt::format("{}: part {} of {} is done; when all are, run 'tq merge-shards {}'", options.output, part,
                                    weights.parts, options.output));
@@ -200,6 +212,7 @@ void declare_what(CLI::App& sub, Options& o) {
 
 void declare_how(CLI::App& sub, Options& o) {
   o.threads.declare(sub);
+  o.device.declare(sub);
   sub.add_option("--shard", o.shard, "K/N: pack the K-th of N parts of the source's files, with the same options in each; 'tq merge-shards' makes the parts a whole");
   CLI::Option* resume = sub.add_flag("--resume", o.resume, "go on with an interrupted run of the same command; begins it if there is none");
   sub.add_flag("--force", o.force, "replace an earlier result, or start an interrupted run again")->excludes(resume);
@@ -209,7 +222,7 @@ void declare_how(CLI::App& sub, Options& o) {
   sub.add_option("--max-rel-mse-ratio", o.gates.max_rel_mse_ratio,
                  "gate: largest ratio of a tensor's relative MSE to D, the codebook's exact distortion; beyond it, exit 1")
       ->check(not_negative())->group("Gates");
-  sub.add_flag("--json", o.json, "print JSON instead of the table");
+  sub.add_flag("--json", o.json, "print JSON instead of the table (docs/pack-weights.schema.json)");
   sub.add_flag("--quiet", o.quiet, "no progress and no summary on stderr");
 }
 

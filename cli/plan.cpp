@@ -22,6 +22,7 @@ struct Options {
   SchemeOptions scheme;
   PlanOptions plan;
   ThreadOption threads;
+  DeviceOption device;
   bool force = false;
   bool json = false;
   bool quiet = false;
@@ -69,15 +70,18 @@ PlanReport measure(const Options& options) {
   plan.progress = [&](std::size_t done, std::size_t all) {
     if (done % 10 == 0 || done == all) say(options.quiet, fmt::format("plan: {} of {} measurements", done, all));
   };
-  const auto backend = make_cpu_backend();
+  const Device device = options.device.open();
+  const Backend& backend = *device.backend;
+  const ModelDevice on_device = DeviceOption::open_model(device);
+  plan.attention = on_device.attention;
   if (!options.kv.empty()) {
     const KvDump dump = KvDump::open(options.kv);
-    return plan_bits(*make_dump_source(dump), nullptr, *backend, plan);
+    return plan_bits(*make_dump_source(dump), nullptr, backend, plan);
   }
   const Model model = Model::open(options.model.model);
   ModelSource source(model.dir(), plan.attention_queries);
-  const ModelEffect effect = run_reference(model, options.model, options.tokens, plan.threads, source);
-  return plan_bits(source, &effect, *backend, plan);
+  const ModelEffect effect = run_reference(model, options.model, options.tokens, plan.threads, on_device.forward.get(), source);
+  return plan_bits(source, &effect, backend, plan);
 }
 
 ExitCode run(const Options& options) {
@@ -110,7 +114,7 @@ void add_plan(CLI::App& app, Command& command) {
   const char* group = "Source (exactly one)";
   options->model.declare(*sub, group);
   sub->add_option("--kv", options->kv, "a KV dump with queries: the cost is that of its attention")->group(group);
-  sub->add_option("--tokens", options->tokens, "with --model: the first N tokens of the text, in windows (default up to 128)")
+  sub->add_option("--tokens", options->tokens, "with --model: the first N tokens of the text, 1..2147483648, in windows (default up to 128)")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 31))->default_str("")->group("With --model");
   const char* limit = "Limit (exactly one)";
   sub->add_option("--bytes-per-token", options->plan.bytes_per_token, "K and V of all layers take at most so many bytes a token, norms "
@@ -120,6 +124,7 @@ void add_plan(CLI::App& app, Command& command) {
                                                       "the output of attention")->check(not_negative())->group(limit);
   options->scheme.declare(*sub);
   options->threads.declare(*sub);
+  options->device.declare(*sub, DeviceOption::Runs::kModels);
   sub->add_option("-o,--output", options->output, "write the plan as a file for --scheme of pack-kv and verify");
   sub->add_flag("--force", options->force, "overwrite the output");
   sub->add_flag("--json", options->json, "print JSON");

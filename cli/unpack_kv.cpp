@@ -38,6 +38,7 @@ struct Options {
   std::string dtype;
   LayoutOptions foreign;
   ThreadOption threads;
+  DeviceOption device;
   bool force = false;
   bool dry_run = false;
   bool quiet = false;
@@ -116,12 +117,12 @@ ExitCode run_import(const Options& options) {
     fmt::print("{}\nnothing was written (--dry-run)\n", summary);
     return ExitCode::kDone;
   }
-  const auto backend = make_cpu_backend();
+  const Device device = options.device.open();
   ProgressBar bar("unpack-kv", import.input_bytes(), ProgressBar::Unit::kBytes, options.quiet);
-  import_kv(import, *backend, options.output,
+  import_kv(import, *device.backend, options.output,
             {options.threads.threads, options.force, bar.callback()});
   const std::string rate = bar.finish();
-  say(options.quiet, fmt::format("{}: {}; {}, {}", options.output, summary, backend->name(), rate));
+  say(options.quiet, fmt::format("{}: {}; {}, {}", options.output, summary, device.backend->name(), rate));
   return ExitCode::kDone;
 }
 
@@ -137,12 +138,12 @@ ExitCode run(const Options& options) {
     fmt::print("{}\nnothing was written (--dry-run)\n", summary);
     return ExitCode::kDone;
   }
-  const auto backend = make_cpu_backend();
+  const Device device = options.device.open();
   ProgressBar bar("unpack-kv", coded_bytes(file), ProgressBar::Unit::kBytes, options.quiet);
-  unpack_kv(file, dtype, *backend, options.output,
+  unpack_kv(file, dtype, *device.backend, options.output,
             {options.threads.threads, options.force, bar.callback()});
   const std::string rate = bar.finish();
-  say(options.quiet, fmt::format("{}: {}; {}, {}", options.output, summary, backend->name(), rate));
+  say(options.quiet, fmt::format("{}: {}; {}, {}", options.output, summary, device.backend->name(), rate));
   if (file.layers().front().k.parts.front().scheme.rows.qjl) {
     warn("K carries QJL sketches, and what was written is the codes plus the sketch: inner products with it are unbiased, "
          "but it is further from the original keys than the codes alone");
@@ -170,6 +171,7 @@ void add_unpack_kv(CLI::App& app, Command& command) {
       ->check(CLI::IsMember({"f32", "f16", "bf16"}));
   options->foreign.declare(*sub);
   options->threads.declare(*sub);
+  options->device.declare(*sub);
   sub->add_flag("--force", options->force, "overwrite the output");
   sub->add_flag("--dry-run", options->dry_run, "print the exact bytes and write nothing");
   sub->add_flag("--quiet", options->quiet, "no progress and no summary on stderr");

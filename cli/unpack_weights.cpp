@@ -16,6 +16,7 @@ struct Options {
   std::string dtype;
   std::string max_shard_size = "5GiB";
   ThreadOption threads;
+  DeviceOption device;
   bool force = false;
   bool dry_run = false;
   bool quiet = false;
@@ -25,8 +26,9 @@ ExitCode run(const Options& options) {
   UnpackWeightsOptions what;
   what.dtype = parse_output_dtype(options.dtype);
   what.max_shard_bytes = parse_size("--max-shard-size", options.max_shard_size);
-  const auto backend = make_cpu_backend();
-  const WeightReader reader = WeightReader::open(find_model_dir(options.input), *backend);
+  const Device device = options.device.open();
+  const Backend& backend = *device.backend;
+  const WeightReader reader = WeightReader::open(find_model_dir(options.input), backend);
   const UnpackWeightsPlan plan = plan_unpacked_weights(reader, what);
   check_unpack_target(reader, options.output, options.force);
   std::uint64_t stored = 0;
@@ -46,7 +48,7 @@ ExitCode run(const Options& options) {
   unpack_weights(reader, plan, options.output, {options.threads.threads, options.force, bar.callback()});
   const std::string rate = bar.finish();
   say(options.quiet, fmt::format("{}: {}{}; {}, {}", options.output, summary,
-                                 reader.has_hashes() ? ", every hash checked" : "", backend->name(), rate));
+                                 reader.has_hashes() ? ", every hash checked" : "", backend.name(), rate));
   return ExitCode::kDone;
 }
 
@@ -69,6 +71,7 @@ void add_unpack_weights(CLI::App& app, Command& command) {
   sub->add_option("--max-shard-size", options->max_shard_size,
                   "most bytes of tensors in a file: a number with KB, MB, GB, KiB, MiB or GiB");
   options->threads.declare(*sub);
+  options->device.declare(*sub);
   sub->add_flag("--force", options->force, "replace the model that is in the output directory, once the new one is whole");
   sub->add_flag("--dry-run", options->dry_run, "print the exact bytes of every file and write nothing");
   sub->add_flag("--quiet", options->quiet, "no progress and no summary on stderr");

@@ -34,6 +34,7 @@ struct Options {
   SchemeOptions scheme;
   GateOptions gates;
   ThreadOption threads;
+  DeviceOption device;
   std::int64_t attention_queries = 512;
   bool per_head = false;
   bool json = false;
@@ -128,19 +129,22 @@ VerifyReport measure(const Options& options) {
   if (!options.model.model.empty()) {
     ProgressBar none("", 0, ProgressBar::Unit::kHeads, true);
     return measure_model(options.model, options.tokens, make_verify_options(options, none), compresses_cache(options),
-                         options.quiet);
+                         options.device.open(), options.quiet);
   }
-  const auto backend = make_cpu_backend();
+  const Device device = options.device.open();
+  const Backend& backend = *device.backend;
   if (options.synthetic) {
     const std::uint64_t heads = static_cast<std::uint64_t>(options.shape.layers) * static_cast<std::uint64_t>(options.shape.kv_heads);
     ProgressBar bar("verify", heads, ProgressBar::Unit::kHeads, options.quiet);
-    return verify_synthetic(options.shape, make_verify_options(options, bar), *backend);
+    return verify_synthetic(options.shape, make_verify_options(options, bar), backend);
   }
   const KvDump dump = KvDump::open(options.kv.empty() ? options.against : options.kv);
   ProgressBar bar("verify", count_heads(dump), ProgressBar::Unit::kHeads, options.quiet);
-  const VerifyOptions verify = make_verify_options(options, bar);
-  if (!options.kv.empty()) return verify_dump(dump, verify, *backend);
-  return verify_packed(KvFile::open(options.packed), dump, verify, *backend);
+  const ModelDevice on_device = DeviceOption::open_model(device);
+  VerifyOptions verify = make_verify_options(options, bar);
+  verify.measure.attention = on_device.attention;
+  if (!options.kv.empty()) return verify_dump(dump, verify, backend);
+  return verify_packed(KvFile::open(options.packed), dump, verify, backend);
 }
 
 ExitCode run_paper(Options& options) {
@@ -156,7 +160,7 @@ ExitCode run_paper(Options& options) {
   if (const auto bits = options.scheme.given_bits(); !bits.empty()) paper.bits = bits;
   if (options.seed) paper.settings.seed = *options.seed;
   paper.settings.threads = options.threads.threads;
-  return run_verify_paper(paper, options.json, options.quiet);
+  return run_verify_paper(paper, *options.device.open().backend, options.json, options.quiet);
 }
 
 ExitCode run(Options options) {
@@ -167,12 +171,13 @@ ExitCode run(Options options) {
   if (options.model.check) return check_model(options.model, options.json);
   if (!options.compare.schemes.empty()) {
     return run_compare(options.compare, options.kv, options.model, options.tokens, options.threads.threads,
-                       options.attention_queries, options.json, options.quiet);
+                       options.device.open(), options.attention_queries, options.json, options.quiet);
   }
   if (!options.weights.empty()) {
     options.weight_gates.max_rel_mse_ratio = options.gates.max_rel_mse_ratio;
     return run_verify_weights({options.weights, options.against, options.weight_gates, options.threads.threads, options.json,
-                               options.quiet});
+                               options.quiet},
+                              *options.device.open().backend);
   }
   if (options.tokens) options.shape.tokens = *options.tokens;
   const VerifyReport report = measure(options);
@@ -268,6 +273,7 @@ void add_verify(CLI::App& app, Command& command) {
                   "attention is measured on the last N queries of each head, 1..1000000")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1000000}));
   options->threads.declare(*sub);
+  options->device.declare(*sub, DeviceOption::Runs::kModels);
   sub->add_flag("--per-head", options->per_head, "one line a head instead of a layer");
   sub->add_flag("--json", options->json, "print JSON (docs/verify.schema.json, with --weights docs/verify-weights.schema.json, with --paper and "
                                          "--compare docs/verification.md; where nothing could be measured docs/verify-error.schema.json); warnings "

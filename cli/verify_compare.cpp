@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "cli/options.h"
 #include "cli/table.h"
 #include "cli/terminal.h"
 #include "lib/verify/compare_schemes.h"
@@ -63,7 +64,8 @@ void CompareArguments::declare(CLI::App& app) {
 }
 
 ExitCode run_compare(const CompareArguments& arguments, const std::string& kv, const ModelArguments& model,
-                     std::optional<std::int64_t> tokens, int threads, std::int64_t attention_queries, bool json, bool quiet) {
+                     std::optional<std::int64_t> tokens, int threads, const Device& device, std::int64_t attention_queries,
+                     bool json, bool quiet) {
   std::vector<SchemeChoice> choices;
   for (const std::string& name : arguments.schemes) choices.push_back(parse_scheme_choice(name));
   CompareOptions options;
@@ -73,16 +75,17 @@ ExitCode run_compare(const CompareArguments& arguments, const std::string& kv, c
   options.on_scheme = [&, number = std::size_t{0}](const std::string& name) mutable {
     say(quiet, fmt::format("compare: {} ({} of {})", name, ++number, count));
   };
-  const auto backend = make_cpu_backend();
+  const ModelDevice on_device = DeviceOption::open_model(device);
+  options.attention = on_device.attention;
   CompareReport report;
   if (!kv.empty()) {
     const KvDump dump = KvDump::open(kv);
-    report = compare_schemes(*make_dump_source(dump), choices, nullptr, *backend, options);
+    report = compare_schemes(*make_dump_source(dump), choices, nullptr, *device.backend, options);
   } else {
     const Model opened = Model::open(model.model);
     ModelSource source(opened.dir(), attention_queries);
-    const ModelEffect effect = run_reference(opened, model, tokens, threads, source);
-    report = compare_schemes(source, choices, &effect, *backend, options);
+    const ModelEffect effect = run_reference(opened, model, tokens, threads, on_device.forward.get(), source);
+    report = compare_schemes(source, choices, &effect, *device.backend, options);
   }
   fmt::print("{}", json                 ? format_compare_json(report) + "\n"
                    : arguments.markdown ? format_compare_markdown(report)

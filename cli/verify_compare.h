@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cli/verify_model.h"
+#include "lib/device.h"
 
 namespace tq::cli {
 
@@ -18,6 +19,7 @@ struct CompareArguments {
 
 /// Measures the schemes on a dump (`kv`) or on a model (`model.model`), one of which is not empty, and prints the table.
 ExitCode run_compare(const CompareArguments& arguments, const std::string& kv, const ModelArguments& model,
-                     std::optional<std::int64_t> tokens, int threads, std::int64_t attention_queries, bool json, bool quiet);
+                     std::optional<std::int64_t> tokens, int threads, const Device& device, std::int64_t attention_queries,
+                     bool json, bool quiet);
 
 }  // namespace tq::cli

@@ -101,7 +101,7 @@ void ModelArguments::declare_gates(CLI::App& app, const char* group) {
 }
 
 VerifyReport measure_model(const ModelArguments& arguments, std::optional<std::int64_t> tokens, VerifyOptions options,
-                           bool cache, bool quiet) {
+                           bool cache, const Device& device, bool quiet) {
   const Model model = Model::open(arguments.model);
   const TextWindows text = read_windows(model, arguments.prompt.resolve(tokens), arguments.window);
   VerifyModelOptions run;
@@ -110,6 +110,9 @@ VerifyReport measure_model(const ModelArguments& arguments, std::optional<std::i
   run.effect.greedy = arguments.greedy;
   run.effect_gates = arguments.gates;
   run.cache = cache;
+  const ModelDevice on_device = DeviceOption::open_model(device);
+  run.effect.device = on_device.forward.get();
+  options.measure.attention = on_device.attention;
   if (!arguments.with_weights.empty()) run.weights = find_model_dir(arguments.with_weights);
   ProgressBar passes("passes", pass_bytes(model, text, run), ProgressBar::Unit::kBytes, quiet);
   ProgressBar heads("verify", count_heads(model.config(), run.effect.mla_latent), ProgressBar::Unit::kHeads, quiet);
@@ -121,7 +124,7 @@ VerifyReport measure_model(const ModelArguments& arguments, std::optional<std::i
   };
   run.effect.progress = passes.callback();
   run.verify = options;
-  VerifyReport report = verify_model(model, text, run, *make_cpu_backend());
+  VerifyReport report = verify_model(model, text, run, *device.backend);
   if (rate.empty()) rate = passes.finish();
   heads.finish();
   say(quiet, fmt::format("passes: {} through {} layers, reference {:.1f} s, second {:.1f} s, all {}",
@@ -131,9 +134,10 @@ VerifyReport measure_model(const ModelArguments& arguments, std::optional<std::i
 }
 
 ModelEffect run_reference(const Model& model, const ModelArguments& arguments, std::optional<std::int64_t> tokens, int threads,
-                          ModelSource& source) {
+                          ForwardDevice* device, ModelSource& source) {
   EffectOptions run;
   run.threads = threads;
+  run.device = device;
   run.mla_latent = arguments.prompt.mla_latent();
   run.allow_random = arguments.allow_random;
   run.greedy = arguments.greedy;

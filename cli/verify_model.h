@@ -3,6 +3,7 @@
 
 #include "cli/command.h"
 #include "cli/prompt_options.h"
+#include "lib/device.h"
 #include "lib/verify/model_source.h"
 #include "lib/verify/verify_model.h"
 
@@ -29,11 +30,12 @@ struct ModelArguments {
 
 /// Runs the model and measures. `tokens`: --tokens, if it was given. `cache`: K and V are compressed.
 VerifyReport measure_model(const ModelArguments& arguments, std::optional<std::int64_t> tokens, VerifyOptions options,
-                           bool cache, bool quiet);
+                           bool cache, const Device& device, bool quiet);
 
-/// The reference pass alone, whose first window fills `source`: what schemes are then measured against.
+/// The reference pass alone, whose first window fills `source`: what schemes are then measured against. `device` must outlive the
+/// result.
 ModelEffect run_reference(const Model& model, const ModelArguments& arguments, std::optional<std::int64_t> tokens, int threads,
-                          ModelSource& source);
+                          ForwardDevice* device, ModelSource& source);
 
 /// --check: says whether and how tq would run the model; reads headers only.
 ExitCode check_model(const ModelArguments& arguments, bool json);

@@ -69,11 +69,11 @@ void PaperArguments::declare(CLI::App& app, const char* source_group) {
       ->group("With --paper");
 }
 
-ExitCode run_verify_paper(PaperOptions options, bool json, bool quiet) {
+ExitCode run_verify_paper(PaperOptions options, const Backend& backend, bool json, bool quiet) {
   ProgressBar bar("verify", options.dims.size() * options.bits.size(), ProgressBar::Unit::kHeads,
                   quiet);
   options.progress = bar.callback();
-  const PaperReport report = validate_paper(options, *make_cpu_backend());
+  const PaperReport report = validate_paper(options, backend);
   bar.finish();
   const ExitCode code = exit_code_of(report.verdict);
   fmt::print("{}", json ? format_paper_json(report, static_cast<int>(code)) + "\n"

@@ -18,6 +18,6 @@ struct PaperArguments {
 };
 
 /// Validates, prints a table or JSON, and returns the exit code: 1 a theorem is violated, 3 a control was not noticed.
-ExitCode run_verify_paper(PaperOptions options, bool json, bool quiet);
+ExitCode run_verify_paper(PaperOptions options, const Backend& backend, bool json, bool quiet);
 
 }  // namespace tq::cli

@@ -84,18 +84,17 @@ ExitCode exit_code_of(Verdict verdict) {
   return ExitCode::kCouldNot;
 }
 
-ExitCode run_verify_weights(const VerifyWeightsCommand& command) {
-  const auto backend = make_cpu_backend();
+ExitCode run_verify_weights(const VerifyWeightsCommand& command, const Backend& backend) {
   const std::string dir = find_model_dir(command.weights);
-  const WeightReader packed = WeightReader::open(dir, *backend);
+  const WeightReader packed = WeightReader::open(dir, backend);
   const std::uint32_t other_seed = packed.tq3() == nullptr ? 0 : packed.tq3()->config().seed + 1;
-  const WeightReader other = WeightReader::open(dir, *backend, other_seed);
-  const WeightReader source = WeightReader::open(find_model_dir(command.against), *backend);
+  const WeightReader other = WeightReader::open(dir, backend, other_seed);
+  const WeightReader source = WeightReader::open(find_model_dir(command.against), backend);
   ProgressBar bar("verify", count_values(packed), ProgressBar::Unit::kValues, command.quiet);
   VerifyWeightsReport report =
       verify_weights(packed, other, source, {command.gates, command.threads, bar.callback()});
   bar.finish();
-  report.backend = backend->name();
+  report.backend = backend.name();
   const ExitCode code = exit_code_of(report.verdict);
   fmt::print("{}\n", command.json ? format_weights_report_json(report, static_cast<int>(code)) : format_report(report));
   return code;

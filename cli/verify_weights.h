@@ -17,7 +17,7 @@ struct VerifyWeightsCommand {
   bool quiet = false;
 };
 
-ExitCode run_verify_weights(const VerifyWeightsCommand& command);
+ExitCode run_verify_weights(const VerifyWeightsCommand& command, const Backend& backend);
 
 /// 0 pass, 1 a gate failed, 3 not measured.
 ExitCode exit_code_of(Verdict verdict);

@@ -1,4 +1,4 @@
-# kernels/encode.cpp, search.cpp, decode.cpp, qjl.cpp and compare.cpp, compiled once per instruction set. TQ_TARGET names the namespace, TQ_LANES the rows
+# kernels/encode.cpp, search.cpp, decode.cpp, qjl.cpp, compare.cpp and hash.cpp, compiled once per instruction set. TQ_TARGET names the namespace, TQ_LANES the rows
 # that go through the code at once. The bytes they write are equal: no contraction, no fast math.
 set(TQ_WARNINGS -Wall -Wextra -Wpedantic -Wshadow -Wconversion)
 set(TQ_EXACT_FLAGS -ffp-contract=off -fno-math-errno -fno-trapping-math -Wno-psabi)  # vectors by value are all inlined
@@ -27,7 +27,8 @@ endif()
 set(TQ_CPU_OBJECTS)
 set(TQ_CPU_DEFINITIONS)
 foreach(target IN LISTS TQ_CPU_TARGETS)
-  add_library(tq_cpu_${target} OBJECT kernels/encode.cpp kernels/search.cpp kernels/decode.cpp kernels/qjl.cpp kernels/compare.cpp)
+  add_library(tq_cpu_${target} OBJECT kernels/encode.cpp kernels/search.cpp kernels/decode.cpp kernels/qjl.cpp kernels/compare.cpp
+                                    kernels/hash.cpp)
   target_include_directories(tq_cpu_${target} PRIVATE ${CMAKE_SOURCE_DIR})
   target_compile_definitions(tq_cpu_${target} PRIVATE TQ_TARGET=${target} TQ_LANES=${tq_lanes_${target}})
   target_compile_options(tq_cpu_${target} PRIVATE ${TQ_WARNINGS} ${TQ_EXACT_FLAGS} ${tq_kernel_flags} ${tq_flags_${target}})

@@ -55,12 +55,16 @@ if(TQ_HAVE_CUDA)
   set(CMAKE_CUDA_FLAGS_RELEASE "-O3 -DNDEBUG")
   add_library(tq_cuda OBJECT
     kernels/encode.cu kernels/encode_tile.cu kernels/encode_tile_64.cu kernels/encode_tile_128.cu kernels/encode_tile_256.cu
-    kernels/search.cu kernels/decode.cu kernels/decode_tile.cu kernels/qjl.cu)
+    kernels/search.cu kernels/decode.cu kernels/decode_tile.cu kernels/qjl.cu kernels/compare.cu kernels/forward.cu
+    kernels/attention_stats.cu)
   target_include_directories(tq_cuda PRIVATE ${CMAKE_SOURCE_DIR})
   target_compile_definitions(tq_cuda PRIVATE TQ_TARGET=cuda)
-  target_compile_options(tq_cuda PRIVATE ${TQ_CUDA_EXACT_FLAGS} -Werror=cross-execution-space-call
+  # Every host thread has a stream of its own: calls of several threads overlap. Host code that calls CUDA has to agree.
+  target_compile_options(tq_cuda PRIVATE --default-stream=per-thread ${TQ_CUDA_EXACT_FLAGS} -Werror=cross-execution-space-call
                                          -Xcompiler=-Wall,-Wextra,-Wshadow,-Wconversion)
-  set(TQ_GPU_SOURCES kernels/gpu_backend.cpp kernels/gpu_bench.cpp)
+  set(TQ_GPU_SOURCES kernels/gpu_backend.cpp kernels/gpu_bench.cpp kernels/gpu_gemm.cpp kernels/gpu_staging.cpp kernels/gpu_weights.cpp
+                     kernels/gpu_forward.cpp kernels/gpu_attention_meter.cpp)
+  set_source_files_properties(${TQ_GPU_SOURCES} PROPERTIES COMPILE_DEFINITIONS CUDA_API_PER_THREAD_DEFAULT_STREAM=1)
   set(TQ_CUDA_OBJECTS $<TARGET_OBJECTS:tq_cuda>)
-  set(TQ_CUDA_LIBRARIES CUDA::cudart_static)
+  set(TQ_CUDA_LIBRARIES CUDA::cudart_static ${CMAKE_DL_LIBS})  # cuBLASLt is opened at run time
 endif()

@@ -7,6 +7,7 @@
 #include "kernels/cpu_target.h"
 #include "lib/backend.h"
 #include "lib/error.h"
+#include "lib/hash.h"
 
 namespace tq {
 namespace {
@@ -20,12 +21,13 @@ struct CpuTarget {
   std::int64_t (*sketch)(const SketchArgs&);
   void (*add_sketches)(const SketchArgs&);
   void (*compare)(const CompareArgs&);
+  std::uint64_t (*hash)(const void*, std::size_t);
 };
 
 // The functions of a target, in the order of CpuTarget.
 #define TQ_FUNCTIONS(target) \
   target::encode_rows, target::search_rows, target::decode_rows, target::sketch_rows, target::add_sketches, \
-      target::compare_rows
+      target::compare_rows, target::hash_bytes
 
 constexpr CpuTarget kTargets[] = {
     {"scalar", runs_always, TQ_FUNCTIONS(scalar)},
@@ -85,7 +87,20 @@ class CpuBackend final : public Backend {
   const CpuTarget& target_;
 };
 
+const CpuTarget& widest_target() {
+  const CpuTarget* widest = nullptr;
+  for (const CpuTarget& target : kTargets) {
+    if (target.runs_here()) widest = &target;
+  }
+  return *widest;
+}
+
 }  // namespace
+
+std::uint64_t hash_bytes(std::span<const std::byte> bytes) {
+  static const CpuTarget& target = widest_target();
+  return target.hash(bytes.data(), bytes.size());
+}
 
 std::vector<std::string> cpu_targets() {
   std::vector<std::string> names;

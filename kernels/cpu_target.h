@@ -1,8 +1,9 @@
-// What a CPU target offers. encode.cpp, search.cpp, decode.cpp, qjl.cpp and compare.cpp are compiled once per target, each time with another
+// What a CPU target offers. encode.cpp, search.cpp, decode.cpp, qjl.cpp, compare.cpp and hash.cpp are compiled once per target, each time with another
 // TQ_TARGET, which names the namespace; cpu_backend.cpp chooses among them at run time. The rows that are left when
 // TQ_LANES no longer fit are the scalar target's: it writes the same bytes.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "lib/codebook.h"
@@ -66,6 +67,7 @@ struct CompareArgs {
   std::int64_t sketch_rows(const SketchArgs& args);                                  \
   void add_sketches(const SketchArgs& args);                                         \
   void compare_rows(const CompareArgs& args);                                        \
+  std::uint64_t hash_bytes(const void* bytes, std::size_t count);                    \
   }
 TQ_DECLARE_TARGET(scalar)
 TQ_DECLARE_TARGET(simd128)

@@ -1,5 +1,6 @@
-// The CUDA backend: tables and rows go to the device, the launchers of the .cu files run, results come back.
-// One step after the other, a bounded number of rows at a time; no arithmetic here.
+// The CUDA backend: tables and rows go to the device, the launchers of the .cu files run, results come back. A bounded number of
+// rows at a time, one step after the other; threads that call at the same time have lanes of their own, so that the copies of one
+// run beside the kernels and copies of others. No arithmetic here.
 #include "kernels/gpu_backend.h"
 
 #include <fmt/format.h>
@@ -16,8 +17,39 @@
 namespace tq {
 namespace {
 
-/// Bytes of rows that go to the device at once: enough to fill any device.
-constexpr std::int64_t kChunkBytes = std::int64_t{64} << 20;
+/// Bytes of rows that go to the device at once.
+constexpr std::int64_t kChunkBytes = std::int64_t{4} << 20;
+
+constexpr std::int64_t kNone = -1;
+constexpr std::int64_t kFloatBytes = sizeof(float);
+constexpr std::int64_t kFlagBytes = sizeof(unsigned long long);
+
+class Event {
+ public:
+  Event() { check_cuda(cudaEventCreate(&event_), "making an event"); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  ~Event() { cudaEventDestroy(event_); }
+
+  void record() { check_cuda(cudaEventRecord(event_), "recording an event"); }
+  /// Both have passed.
+  double seconds_since(const Event& start) const {
+    float ms = 0;
+    check_cuda(cudaEventElapsedTime(&ms, start.event_, event_), "reading the time");
+    return 1e-3 * static_cast<double>(ms);
+  }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+/// What one call works with: a lane's buffers serve one thread at a time, and its copies and kernels run in that thread's stream.
+struct Lane {
+  DeviceRotation rotation;
+  DeviceTable matrix;
+  StagedBuffer in, out;
+  Event start, uploaded, computed, downloaded;
+};
 
 class CudaBackend final : public Backend {
  public:
@@ -27,144 +59,197 @@ class CudaBackend final : public Backend {
 
   std::int64_t encode(const Codec& codec, DType dtype, const void* rows, std::int64_t count, std::uint8_t* codes,
                       float* norms) const override {
-    const std::lock_guard lock(mutex_);
-    const math::RotationView rotation = upload_rotation(codec);
     const Scheme& scheme = codec.scheme();
-    const std::int64_t row_bytes = bytes_of_row(codec, dtype);
-    return each_chunk(count, row_bytes, [&](std::int64_t start, std::int64_t here) {
-      rows_.upload(static_cast<const std::uint8_t*>(rows) + start * row_bytes, here * row_bytes, "copying rows");
-      codes_.reserve(here * scheme.code_bytes());
-      norms_.reserve(here * kFloatBytes);
-      forget_refused();
-      const EncodeArgs args{rotation, &codec.codebook(),
-                            {scheme.norm, scheme.norm_dtype == DType::kF16, codec.divides_first()}, dtype,
-                            rows_.as<std::uint8_t>(), here, codes_.as<std::uint8_t>(), norms_.as<float>()};
+    const math::NormRule rule{scheme.norm, scheme.norm_dtype == DType::kF16, codec.divides_first()};
+    const std::int64_t code_bytes = scheme.code_bytes();
+    const std::int64_t row_bytes = bytes_of_row(scheme.dim, dtype);
+    return each_chunk(count, row_bytes, "encoding", [&](Lane& lane, std::int64_t start, std::int64_t here) {
+      const math::RotationView rotation = lane.rotation.upload(codec.rotation());
+      lane.in.lay_out({here * row_bytes});
+      lane.out.lay_out({kFlagBytes, here * code_bytes, here * kFloatBytes});
+      lane.in.fill(0, static_cast<const std::uint8_t*>(rows) + start * row_bytes, here * row_bytes);
+      clear_flag(lane);
+      send(lane);
+      const EncodeArgs args{rotation, &codec.codebook(), rule, dtype, lane.in.at<std::uint8_t>(0), here,
+                            lane.out.at<std::uint8_t>(1), lane.out.at<float>(2)};
+      auto* refused = lane.out.at<unsigned long long>(0);
       if (codec.effort() == 0) {
-        cuda::encode_rows(args, refused_.as<unsigned long long>());
+        cuda::encode_rows(args, refused);
       } else {
-        cuda::search_rows(args, math::make_scale_search(codec.codebook(), codec.effort()), refused_.as<unsigned long long>());
+        cuda::search_rows(args, math::make_scale_search(codec.codebook(), codec.effort()), refused);
       }
-      const std::int64_t refused = wait_for_refused("encoding");
-      codes_.download(codes + start * scheme.code_bytes(), here * scheme.code_bytes(), "copying codes back");
-      norms_.download(norms + start, here * kFloatBytes, "copying norms back");
-      return refused;
+      fetch(lane, lane.out);
+    }, [&](const Lane& lane, std::int64_t start, std::int64_t here) {
+      lane.out.take(1, codes + start * code_bytes, here * code_bytes);
+      lane.out.take(2, norms + start, here * kFloatBytes);
+      return read_flag(lane);
     });
   }
 
   void decode(const Codec& codec, const std::uint8_t* codes, const float* norms, std::int64_t count, DType dtype,
               void* rows) const override {
-    const std::lock_guard lock(mutex_);
-    const math::RotationView rotation = upload_rotation(codec);
     const std::int64_t code_bytes = codec.scheme().code_bytes();
-    const std::int64_t row_bytes = bytes_of_row(codec, dtype);
-    each_chunk(count, row_bytes, [&](std::int64_t start, std::int64_t here) {
-      codes_.upload(codes + start * code_bytes, here * code_bytes, "copying codes");
-      norms_.upload(norms + start, here * kFloatBytes, "copying norms");
-      rows_.reserve(here * row_bytes);
-      cuda::decode_rows({rotation, &codec.codebook(), dtype, codes_.as<std::uint8_t>(), norms_.as<float>(), here,
-                         rows_.as<std::uint8_t>()});
-      rows_.download(static_cast<std::uint8_t*>(rows) + start * row_bytes, here * row_bytes,
-                     "decoding, and copying rows back");
+    const std::int64_t row_bytes = bytes_of_row(codec.scheme().dim, dtype);
+    each_chunk(count, row_bytes, "decoding", [&](Lane& lane, std::int64_t start, std::int64_t here) {
+      const math::RotationView rotation = lane.rotation.upload(codec.rotation());
+      lane.in.lay_out({here * code_bytes, here * kFloatBytes});
+      lane.out.lay_out({here * row_bytes});
+      lane.in.fill(0, codes + start * code_bytes, here * code_bytes);
+      lane.in.fill(1, norms + start, here * kFloatBytes);
+      send(lane);
+      cuda::decode_rows({rotation, &codec.codebook(), dtype, lane.in.at<std::uint8_t>(0), lane.in.at<float>(1), here,
+                         lane.out.at<std::uint8_t>(0)});
+      fetch(lane, lane.out);
+    }, [&](const Lane& lane, std::int64_t start, std::int64_t here) {
+      lane.out.take(0, static_cast<std::uint8_t*>(rows) + start * row_bytes, here * row_bytes);
       return kNone;
     });
   }
 
   std::int64_t sketch(const Codec& codec, DType dtype, const void* rows, const float* x_hat, std::int64_t count,
                       std::uint8_t* signs, float* norms) const override {
-    const std::lock_guard lock(mutex_);
-    upload_sketch_matrix(codec);
     const int dim = codec.scheme().dim;
     const bool f16_norms = codec.scheme().norm_dtype == DType::kF16;
     const std::int64_t sign_bytes = math::row_bytes(dim, 1);
-    const std::int64_t row_bytes = bytes_of_row(codec, dtype);
-    return each_chunk(count, dim * kFloatBytes, [&](std::int64_t start, std::int64_t here) {
-      rows_.upload(static_cast<const std::uint8_t*>(rows) + start * row_bytes, here * row_bytes, "copying rows");
-      x_hat_.upload(x_hat + start * dim, here * dim * kFloatBytes, "copying reconstructed rows");
-      codes_.reserve(here * sign_bytes);
-      norms_.reserve(here * kFloatBytes);
-      forget_refused();
-      cuda::sketch_rows({matrix_.as<float>(), dim, f16_norms, dtype, rows_.as<std::uint8_t>(), x_hat_.as<float>(), here,
-                         codes_.as<std::uint8_t>(), norms_.as<float>()},
-                        refused_.as<unsigned long long>());
-      const std::int64_t refused = wait_for_refused("sketching residuals");
-      codes_.download(signs + start * sign_bytes, here * sign_bytes, "copying signs back");
-      norms_.download(norms + start, here * kFloatBytes, "copying norms back");
-      return refused;
+    const std::int64_t row_bytes = bytes_of_row(dim, dtype);
+    return each_chunk(count, dim * kFloatBytes, "sketching residuals", [&](Lane& lane, std::int64_t start, std::int64_t here) {
+      const float* matrix = upload_sketch_matrix(codec, lane);
+      lane.in.lay_out({here * row_bytes, here * dim * kFloatBytes});
+      lane.out.lay_out({kFlagBytes, here * sign_bytes, here * kFloatBytes});
+      lane.in.fill(0, static_cast<const std::uint8_t*>(rows) + start * row_bytes, here * row_bytes);
+      lane.in.fill(1, x_hat + start * dim, here * dim * kFloatBytes);
+      clear_flag(lane);
+      send(lane);
+      cuda::sketch_rows({matrix, dim, f16_norms, dtype, lane.in.at<std::uint8_t>(0), lane.in.at<float>(1), here,
+                         lane.out.at<std::uint8_t>(1), lane.out.at<float>(2)},
+                        lane.out.at<unsigned long long>(0));
+      fetch(lane, lane.out);
+    }, [&](const Lane& lane, std::int64_t start, std::int64_t here) {
+      lane.out.take(1, signs + start * sign_bytes, here * sign_bytes);
+      lane.out.take(2, norms + start, here * kFloatBytes);
+      return read_flag(lane);
     });
   }
 
   void add_sketches(const Codec& codec, const std::uint8_t* signs, const float* norms, std::int64_t count,
                     float* x_hat) const override {
-    const std::lock_guard lock(mutex_);
-    upload_sketch_matrix(codec);
     const int dim = codec.scheme().dim;
     const std::int64_t sign_bytes = math::row_bytes(dim, 1);
-    each_chunk(count, dim * kFloatBytes, [&](std::int64_t start, std::int64_t here) {
-      codes_.upload(signs + start * sign_bytes, here * sign_bytes, "copying signs");
-      norms_.upload(norms + start, here * kFloatBytes, "copying norms");
-      x_hat_.upload(x_hat + start * dim, here * dim * kFloatBytes, "copying reconstructed rows");
-      cuda::add_sketches({matrix_.as<float>(), dim, false, DType::kF32, nullptr, x_hat_.as<float>(), here,
-                          codes_.as<std::uint8_t>(), norms_.as<float>()});
-      x_hat_.download(x_hat + start * dim, here * dim * kFloatBytes, "adding sketches, and copying rows back");
+    constexpr std::size_t kRows = 2;
+    each_chunk(count, dim * kFloatBytes, "adding sketches", [&](Lane& lane, std::int64_t start, std::int64_t here) {
+      const float* matrix = upload_sketch_matrix(codec, lane);
+      lane.in.lay_out({here * sign_bytes, here * kFloatBytes, here * dim * kFloatBytes});
+      lane.in.fill(0, signs + start * sign_bytes, here * sign_bytes);
+      lane.in.fill(1, norms + start, here * kFloatBytes);
+      lane.in.fill(kRows, x_hat + start * dim, here * dim * kFloatBytes);
+      send(lane);
+      cuda::add_sketches({matrix, dim, false, DType::kF32, nullptr, lane.in.at<float>(kRows), here,
+                          lane.in.at<std::uint8_t>(0), lane.in.at<float>(1)});
+      fetch(lane, lane.in, kRows);
+    }, [&](const Lane& lane, std::int64_t start, std::int64_t here) {
+      lane.in.take(kRows, x_hat + start * dim, here * dim * kFloatBytes);
       return kNone;
     });
   }
 
-  /// On the host, where both sides lie: moving them would take longer than the sums.
   void compare(int dim, DType dtype, const void* x, DType hat_dtype, const void* x_hat, std::int64_t count,
                RowSums* sums) const override {
-    cpu_->compare(dim, dtype, x, hat_dtype, x_hat, count, sums);
+    constexpr std::int64_t kSumsBytes = sizeof(RowSums);
+    const std::int64_t x_bytes = bytes_of_row(dim, dtype);
+    const std::int64_t hat_bytes = bytes_of_row(dim, hat_dtype);
+    each_chunk(count, dim * kFloatBytes, "comparing", [&](Lane& lane, std::int64_t start, std::int64_t here) {
+      lane.in.lay_out({here * x_bytes, here * hat_bytes});
+      lane.out.lay_out({here * kSumsBytes});
+      lane.in.fill(0, static_cast<const std::uint8_t*>(x) + start * x_bytes, here * x_bytes);
+      lane.in.fill(1, static_cast<const std::uint8_t*>(x_hat) + start * hat_bytes, here * hat_bytes);
+      send(lane);
+      cuda::compare_rows({dim, dtype, lane.in.at<std::uint8_t>(0), hat_dtype, lane.in.at<std::uint8_t>(1), here,
+                          lane.out.at<RowSums>(0)});
+      fetch(lane, lane.out);
+    }, [&](const Lane& lane, std::int64_t start, std::int64_t here) {
+      lane.out.take(0, sums + start, here * kSumsBytes);
+      return kNone;
+    });
+  }
+
+  DeviceSeconds device_seconds() const override {
+    const std::lock_guard lock(mutex_);
+    return spent_;
   }
 
  private:
-  static constexpr std::int64_t kNone = -1;
-  static constexpr std::int64_t kFloatBytes = sizeof(float);
+  static std::int64_t bytes_of_row(int dim, DType dtype) { return dim * static_cast<std::int64_t>(size_of(dtype)); }
 
-  static std::int64_t bytes_of_row(const Codec& codec, DType dtype) {
-    return codec.scheme().dim * static_cast<std::int64_t>(size_of(dtype));
-  }
-
-  /// Calls f(first row, rows) until all rows are done or one is refused; f returns a refused row of its own or kNone.
-  template <class F>
-  std::int64_t each_chunk(std::int64_t count, std::int64_t row_bytes, F&& f) const {
-    const std::int64_t chunk = kChunkBytes / row_bytes;
-    for (std::int64_t start = 0; start < count; start += chunk) {
-      const std::int64_t refused = f(start, std::min(chunk, count - start));
-      if (refused != kNone) return start + refused;
-    }
-    return kNone;
-  }
-
-  math::RotationView upload_rotation(const Codec& codec) const {
-    check_cuda(cudaSetDevice(device_), "choosing the device");
-    return rotation_.upload(codec.rotation());
-  }
-
-  void upload_sketch_matrix(const Codec& codec) const {
-    check_cuda(cudaSetDevice(device_), "choosing the device");
+  static const float* upload_sketch_matrix(const Codec& codec, Lane& lane) {
     const std::vector<float>& s = codec.sketch_matrix();
-    if (s.empty()) throw Error("this scheme has no sketch of the residual");
-    matrix_.upload(s.data(), static_cast<std::int64_t>(s.size()) * kFloatBytes, "copying the sketch matrix");
+    return lane.matrix.upload(s.data(), std::ssize(s), "copying the sketch matrix");
   }
 
-  void forget_refused() const {
-    constexpr unsigned long long kHighest = ~0ULL;
-    refused_.upload(&kHighest, sizeof(kHighest), "clearing the refused row");
+  // The first section of a kernel's results: the first row that it refused, or all ones.
+  static void clear_flag(Lane& lane) {
+    check_cuda(cudaMemsetAsync(lane.out.at<std::byte>(0), 0xff, kFlagBytes), "clearing the refused row");
+  }
+  static std::int64_t read_flag(const Lane& lane) {
+    unsigned long long row = 0;
+    lane.out.take(0, &row, sizeof(row));
+    return row == ~0ULL ? kNone : static_cast<std::int64_t>(row);
   }
 
-  /// Waits for the kernel; the row that it refused, or kNone.
-  std::int64_t wait_for_refused(const char* doing) const {
-    unsigned long long refused = 0;
-    refused_.download(&refused, sizeof(refused), doing);
-    return refused == ~0ULL ? kNone : static_cast<std::int64_t>(refused);
+  static void send(Lane& lane) {
+    lane.start.record();
+    lane.in.start_upload("copying to the device");
+    lane.uploaded.record();
+  }
+  static void fetch(Lane& lane, StagedBuffer& from, std::size_t first_section = 0) {
+    lane.computed.record();
+    from.start_download("copying from the device", first_section);
+    lane.downloaded.record();
+  }
+
+  /// Calls run(lane, first row, rows), which starts a chunk's work from send() to fetch(), waits for it, and calls
+  /// take(lane, first row, rows), which returns the row that was refused, or kNone; until all rows are done or one is refused.
+  template <class Run, class Take>
+  std::int64_t each_chunk(std::int64_t count, std::int64_t row_bytes, const char* doing, Run&& run, Take&& take) const {
+    check_cuda(cudaSetDevice(device_), "choosing the device");
+    std::unique_ptr<Lane> lane = borrow_lane();
+    DeviceSeconds spent;
+    const std::int64_t chunk = std::max<std::int64_t>(1, kChunkBytes / row_bytes);
+    std::int64_t refused = kNone;
+    for (std::int64_t start = 0; start < count && refused == kNone; start += chunk) {
+      const std::int64_t here = std::min(chunk, count - start);
+      run(*lane, start, here);
+      check_cuda(cudaStreamSynchronize(cudaStreamPerThread), doing);
+      spent.upload += lane->uploaded.seconds_since(lane->start);
+      spent.kernels += lane->computed.seconds_since(lane->uploaded);
+      spent.download += lane->downloaded.seconds_since(lane->computed);
+      const std::int64_t row = take(*lane, start, here);
+      if (row != kNone) refused = start + row;
+    }
+    give_lane_back(std::move(lane), spent);
+    return refused;
+  }
+
+  std::unique_ptr<Lane> borrow_lane() const {
+    const std::lock_guard lock(mutex_);
+    if (idle_.empty()) return std::make_unique<Lane>();
+    std::unique_ptr<Lane> lane = std::move(idle_.back());
+    idle_.pop_back();
+    return lane;
+  }
+
+  void give_lane_back(std::unique_ptr<Lane> lane, const DeviceSeconds& spent) const {
+    const std::lock_guard lock(mutex_);
+    idle_.push_back(std::move(lane));
+    spent_.upload += spent.upload;
+    spent_.kernels += spent.kernels;
+    spent_.download += spent.download;
   }
 
   int device_;
   std::string name_;
-  std::unique_ptr<Backend> cpu_ = make_cpu_backend();
-  mutable std::mutex mutex_;  ///< guards the buffers, and keeps calls in order
-  mutable DeviceRotation rotation_;
-  mutable DeviceBuffer matrix_, rows_, x_hat_, codes_, norms_, refused_;
+  mutable std::mutex mutex_;  ///< guards what follows
+  mutable std::vector<std::unique_ptr<Lane>> idle_;
+  mutable DeviceSeconds spent_;
 };
 
 }  // namespace

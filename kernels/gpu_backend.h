@@ -13,8 +13,8 @@ namespace tq {
 std::string describe_missing_cuda();
 
 /// The backend of CUDA device 0, 1, ... It writes the same bytes as the CPU's. Rows lie in host memory and pass through
-/// device buffers of at most 190 MB; device memory that the kernels themselves need comes on top, see docs/kernels.md.
-/// Calls are serialized by a mutex. Throws Error if the device does not exist, or if this build has no code for it.
+/// buffers of at most 15 MB for each thread that calls at the same time, page-locked on the host and as many on the device; device
+/// memory that the kernels themselves need comes on top, see docs/kernels.md. Throws Error if the device does not exist, or if this build has no code for it.
 std::unique_ptr<Backend> make_cuda_backend(int device);
 
 }  // namespace tq

@@ -1,4 +1,4 @@
-// What the CUDA target offers: the launchers of encode.cu, search.cu, decode.cu and qjl.cu, the counterpart of cpu_target.h.
+// What the CUDA target offers: the launchers of encode.cu, search.cu, decode.cu, qjl.cu and compare.cu, the counterpart of cpu_target.h.
 // gpu_backend.cpp moves the data and calls them. No CUDA type is named here, so host code can include it.
 #pragma once
 
@@ -9,8 +9,8 @@
 
 namespace tq::cuda {
 
-/// Starts encoding on the current device's default stream. All pointers in `args` are to device memory but `codebook`;
-/// that is on the host and goes to the kernel by value. Rows start at multiples of the element's size.
+/// Starts encoding on the current device's default stream, of which every host thread has its own. All pointers in `args` are to
+/// device memory but `codebook`; that is on the host and goes to the kernel by value. Rows start at multiples of the element's size.
 /// *first_refused (device memory) becomes the smaller of its value and the first row that cannot be coded.
 /// Throws Error for bits, dim, dtype or count out of range and when CUDA refuses the launch. Does not wait for the end.
 void encode_rows(const EncodeArgs& args, unsigned long long* first_refused);
@@ -24,6 +24,9 @@ void decode_rows(const DecodeArgs& args);
 /// The same for the sketch of residuals, and for adding it to the rows in args.x_hat.
 void sketch_rows(const SketchArgs& args, unsigned long long* first_refused);
 void add_sketches(const SketchArgs& args);
+
+/// The same for the sums of each row; rows of any length.
+void compare_rows(const CompareArgs& args);
 
 /// The fast kernels. False, and nothing is done, for what they do not take.
 bool encode_tile_rows(const EncodeArgs& args, unsigned long long* first_refused);

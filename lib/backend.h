@@ -16,6 +16,13 @@
 
 namespace tq {
 
+/// Where the calls of a backend spent their time away from the host's processors, summed over the threads that called.
+struct DeviceSeconds {
+  double upload = 0;    ///< waiting for rows to reach the device
+  double kernels = 0;   ///< and for the kernels
+  double download = 0;  ///< and for results to come back
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -44,9 +51,12 @@ class Backend {
                             float* x_hat) const = 0;
 
   /// How far x_hat [count][dim] is from x [count][dim], each of F32, F16 or BF16: the sums of each row, for
-  /// ErrorStats::add_sums(). The same in every CPU target. Thread-safe.
+  /// ErrorStats::add_sums(). The same bits in every backend. Thread-safe.
   virtual void compare(int dim, DType dtype, const void* x, DType hat_dtype, const void* x_hat, std::int64_t count,
                        RowSums* sums) const = 0;
+
+  /// Of all calls so far; zeros where rows do not leave the host's memory. Thread-safe.
+  virtual DeviceSeconds device_seconds() const { return {}; }
 };
 
 /// Instruction sets that this machine can run, narrowest first: "scalar", "simd128", "avx2", "avx512".

@@ -11,8 +11,83 @@
 namespace tq {
 namespace {
 
+/// Threads that wait for work from call to call: starting sixteen takes longer than many a call's work. They serve one caller at a
+/// time.
+class Crew {
+ public:
+  ~Crew() {
+    {
+      const std::lock_guard lock(mutex_);
+      ending_ = true;
+    }
+    changed_.notify_all();
+  }
+
+  /// False, and nothing is done, while they serve another caller, such as the piece of work that asks.
+  bool run(int workers, const std::function<void(int)>& body) {
+    if (busy_.exchange(true)) return false;
+    begin(workers, body);
+    const Wait wait{*this};  // also if body throws
+    body(0);
+    return true;
+  }
+
+ private:
+  struct Wait {
+    Crew& crew;
+    ~Wait() {
+      std::unique_lock lock(crew.mutex_);
+      crew.done_.wait(lock, [this] { return crew.left_ == 0; });
+      lock.unlock();
+      crew.busy_ = false;
+    }
+  };
+
+  void begin(int workers, const std::function<void(int)>& body) {
+    {
+      const std::lock_guard lock(mutex_);
+      while (static_cast<int>(threads_.size()) + 1 < workers) {
+        threads_.emplace_back([this, worker = static_cast<int>(threads_.size()) + 1, round = round_] { serve(worker, round); });
+      }
+      body_ = &body;
+      workers_ = workers;
+      left_ = workers - 1;
+      ++round_;
+    }
+    changed_.notify_all();
+  }
+
+  void serve(int worker, std::uint64_t seen) {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      changed_.wait(lock, [&] { return ending_ || round_ != seen; });
+      if (ending_) return;
+      seen = round_;
+      if (worker >= workers_) continue;
+      const std::function<void(int)>& body = *body_;
+      lock.unlock();
+      body(worker);
+      lock.lock();
+      if (--left_ == 0) done_.notify_one();
+    }
+  }
+
+  std::atomic<bool> busy_ = false;
+  std::mutex mutex_;  // guards what follows
+  std::condition_variable changed_, done_;
+  const std::function<void(int)>* body_ = nullptr;
+  int workers_ = 0;
+  int left_ = 0;             // workers that are not done
+  std::uint64_t round_ = 0;  // calls so far
+  bool ending_ = false;
+  std::vector<std::jthread> threads_;  // last: they are joined before the rest goes
+};
+
 /// Runs body(worker) in `workers` threads, the caller's own among them.
 void run_workers(int workers, const std::function<void(int)>& body) {
+  if (workers == 1) return body(0);
+  static Crew crew;
+  if (crew.run(workers, body)) return;
   std::vector<std::jthread> threads;
   for (int worker = 1; worker < workers; ++worker) threads.emplace_back(body, worker);
   body(0);

@@ -23,6 +23,7 @@
 #include "lib/scheme.h"                  // Scheme: what a decoder must know, as text
 #include "lib/codec.h"                   // Codec: a scheme with its tables
 #include "lib/backend.h"                 // Backend: encode, decode and compare rows
+#include "lib/device.h"                  // open_device: the backend that --device names
 #include "lib/io/kv_dump.h"              // KvDump: captured K, V and Q
 #include "lib/cache/cache_scheme.h"      // CacheScheme: a Scheme with means, outlier channels, exact tokens, groups
 #include "lib/cache/cache_codec.h"       // encode_head, decode_head: one head of K or V

@@ -16,12 +16,21 @@ import sys
 from pathlib import Path
 
 BOUNDS = Path(__file__).resolve().with_name("kernel_resources.json")
-KERNEL = re.compile(r"\d((?:encode|decode|search|sketch|add_sketch)_(?:any|tiles))I")
 
 
 def skip(why):
     print("SKIPPED:", why)
     sys.exit(77)
+
+
+def name_kernel(symbol):
+    """A kernel's own name and the first two numbers that it is made for: "encode_tiles<16, 3>"."""
+    name, rest = symbol, symbol.removeprefix("_ZN").removeprefix("_Z")
+    while match := re.match(r"(\d+)", rest):
+        length = int(match[1])
+        name, rest = rest[len(match[1]):][:length], rest[len(match[1]) + length:]
+    numbers = re.findall(r"Li(\d+)E", rest)[:2]
+    return name + ("<%s>" % ", ".join(numbers) if numbers else "")
 
 
 def parse(text):
@@ -31,9 +40,8 @@ def parse(text):
         if match := re.match(r"\s*arch = (sm_\w+)", line):
             architecture = match[1]
         elif match := re.match(r"\s*Function (\S+):", line):
-            name = KERNEL.search(match[1])
-            kernel = name and "%s<%s>" % (name[1], ", ".join(re.findall(r"Li(\d+)E", match[1])[:2]))
-        elif (match := re.match(r"\s*REG:(\d+) STACK:(\d+)", line)) and kernel:
+            kernel = name_kernel(match[1])
+        elif match := re.match(r"\s*REG:(\d+) STACK:(\d+)", line):
             most = found.setdefault(architecture, {}).setdefault(kernel, {"registers": 0, "stack": 0})
             most["registers"] = max(most["registers"], int(match[1]))
             most["stack"] = max(most["stack"], int(match[2]))

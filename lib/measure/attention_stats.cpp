@@ -38,32 +38,6 @@ void check_span(const char* name, std::span<const float> values, std::int64_t ro
   }
 }
 
-void check_inputs(const AttentionInputs& in) {
-  if (in.query_heads < 1 || in.tokens < 1 || in.d_k < 1 || in.d_v < 1) {
-    refuse("query_heads, tokens, d_k and d_v must be at least 1");
-  }
-  if (in.q_tokens < 1 || in.q_tokens > in.tokens) {
-    refuse("q_tokens is " + std::to_string(in.q_tokens) + ": give 1.." + std::to_string(in.tokens));
-  }
-  if (!std::isfinite(in.scale)) refuse("the scale is not finite");
-  if (in.softcap && !(*in.softcap > 0 && std::isfinite(*in.softcap))) {
-    refuse("the soft cap is " + std::to_string(*in.softcap) + ": give a finite value above 0");
-  }
-  if (in.window && *in.window < 1) {
-    refuse("the window is " + std::to_string(*in.window) + ": give at least 1");
-  }
-  if (in.recent < 0) refuse("recent is " + std::to_string(in.recent) + ": give 0 or more");
-  if (in.query_heads > std::numeric_limits<std::int64_t>::max() / in.q_tokens) {
-    refuse("query_heads x q_tokens is beyond 64 bits");
-  }
-  if (!in.sinks.empty()) check_span("sinks", in.sinks, in.query_heads, 1);
-  check_span("q", in.q, in.query_heads * in.q_tokens, in.d_k);
-  check_span("k", in.k, in.tokens, in.d_k);
-  check_span("k_hat", in.k_hat, in.tokens, in.d_k);
-  check_span("v", in.v, in.tokens, in.d_v);
-  check_span("v_hat", in.v_hat, in.tokens, in.d_v);
-}
-
 /// A copy, so that exact and reconstructed matrices are aligned alike and Eigen sums both in one
 /// order.
 Matrix copy_matrix(std::span<const float> values, std::int64_t rows, std::int64_t dim) {
@@ -146,8 +120,7 @@ class Attention {
     const auto is_finite = [](double x) { return std::isfinite(x); };
     if (!std::all_of(logits.begin(), logits.end(), is_finite) ||
         !std::all_of(logits_hat.begin(), logits_hat.end(), is_finite)) {
-      refuse("query head " + std::to_string(head) + ", position " + std::to_string(position) +
-             ": a logit overflows float32: check the scale of q and k");
+      refuse_attention_logit(head, position);
     }
     float* p = p_.row(row).data() + column;
     float* p_hat = p_hat_.row(row).data() + column;
@@ -174,6 +147,37 @@ class Attention {
 float as_weight(double weight) { return weight < 1e-30 ? 0.0f : static_cast<float>(weight); }
 
 }  // namespace
+
+void check_attention_inputs(const AttentionInputs& in) {
+  if (in.query_heads < 1 || in.tokens < 1 || in.d_k < 1 || in.d_v < 1) {
+    refuse("query_heads, tokens, d_k and d_v must be at least 1");
+  }
+  if (in.q_tokens < 1 || in.q_tokens > in.tokens) {
+    refuse("q_tokens is " + std::to_string(in.q_tokens) + ": give 1.." + std::to_string(in.tokens));
+  }
+  if (!std::isfinite(in.scale)) refuse("the scale is not finite");
+  if (in.softcap && !(*in.softcap > 0 && std::isfinite(*in.softcap))) {
+    refuse("the soft cap is " + std::to_string(*in.softcap) + ": give a finite value above 0");
+  }
+  if (in.window && *in.window < 1) {
+    refuse("the window is " + std::to_string(*in.window) + ": give at least 1");
+  }
+  if (in.recent < 0) refuse("recent is " + std::to_string(in.recent) + ": give 0 or more");
+  if (in.query_heads > std::numeric_limits<std::int64_t>::max() / in.q_tokens) {
+    refuse("query_heads x q_tokens is beyond 64 bits");
+  }
+  if (!in.sinks.empty()) check_span("sinks", in.sinks, in.query_heads, 1);
+  check_span("q", in.q, in.query_heads * in.q_tokens, in.d_k);
+  check_span("k", in.k, in.tokens, in.d_k);
+  check_span("k_hat", in.k_hat, in.tokens, in.d_k);
+  check_span("v", in.v, in.tokens, in.d_v);
+  check_span("v_hat", in.v_hat, in.tokens, in.d_v);
+}
+
+void refuse_attention_logit(std::int64_t query_head, std::int64_t position) {
+  refuse("query head " + std::to_string(query_head) + ", position " + std::to_string(position) +
+         ": a logit overflows float32: check the scale of q and k");
+}
 
 LogitComparison compare_logits(std::span<const double> logits, std::span<const double> logits_hat,
                                std::span<float> p, std::span<float> p_hat) {
@@ -245,7 +249,7 @@ double AttentionStats::top1_agreement() const {
 double AttentionStats::output_relative_error() const { return std::sqrt(outputs_.relative_mse()); }
 
 AttentionStats measure_attention(const AttentionInputs& in) {
-  check_inputs(in);
+  check_attention_inputs(in);
   Attention attention(in);
   AttentionStats stats;
   for (std::int64_t head = 0; head < in.query_heads; ++head) {

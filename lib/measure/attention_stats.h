@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 #include <vector>
@@ -68,6 +69,9 @@ class AttentionStats {
     outputs_.add_row(o, o_hat);
   }
 
+  /// Adds the outputs of queries by their sums, [d_v] values each.
+  void add_output_sums(std::span<const RowSums> outputs, int d_v) { outputs_.add_sums(outputs, d_v); }
+
   /// Adds what `other` saw. As ErrorStats::merge: counts, percentile and maximum are the same
   /// however the queries were grouped, sums agree to rounding.
   void merge(const AttentionStats& other);
@@ -118,5 +122,12 @@ class AttentionStats {
 /// not fit its span, a setting out of range, NaN or infinity in an input (by index), or a logit
 /// that overflows float32 (by query head and position).
 AttentionStats measure_attention(const AttentionInputs& in);
+
+/// measure_attention(), or something that measures the same elsewhere (kernels/gpu_forward.h). Thread-safe.
+using MeasureAttention = std::function<AttentionStats(const AttentionInputs&)>;
+
+/// The Errors of measure_attention(): those of its inputs, and of a logit that is not finite.
+void check_attention_inputs(const AttentionInputs& in);
+[[noreturn]] void refuse_attention_logit(std::int64_t query_head, std::int64_t position);
 
 }  // namespace tq

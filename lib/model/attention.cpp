@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "lib/model/forward_device.h"
 #include "lib/model/matmul.h"
 #include "lib/parallel.h"
 
@@ -96,8 +97,12 @@ void run_block(const AttentionTask& a, const Block& b, Buffers& buffers, float* 
 
 }  // namespace
 
-std::vector<float> attend(const AttentionTask& task, int threads) {
+std::vector<float> attend(const AttentionTask& task, int threads, ForwardDevice* device) {
   std::vector<float> out(static_cast<std::size_t>(query_rows(task) * task.heads * task.v_dim));
+  if (device != nullptr) {
+    device->attend(task, threads, out);
+    return out;
+  }
   parallel_for(threads, task.heads * count_blocks(task), [&](std::int64_t index) {
     static thread_local Buffers buffers;
     run_block(task, make_block(task, index), buffers, out.data());

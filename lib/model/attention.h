@@ -28,8 +28,10 @@ struct AttentionTask {
   std::span<const float> recent_v{};
 };
 
+class ForwardDevice;
+
 /// The output, [tokens - past][heads][v_dim]: what the output projection reads. Memory a thread beside it:
-/// 64 rows of tokens + 2 (k_dim + v_dim) floats.
-std::vector<float> attend(const AttentionTask& task, int threads);
+/// 64 rows of tokens + 2 (k_dim + v_dim) floats. `device`: what computes it; nullptr: the CPU.
+std::vector<float> attend(const AttentionTask& task, int threads, ForwardDevice* device = nullptr);
 
 }  // namespace tq

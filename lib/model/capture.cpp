@@ -144,6 +144,7 @@ CaptureResult capture_kv(const Model& model, const Prompt& prompt, const std::st
   run.threads = options.threads;
   run.mla_latent = options.mla_latent;
   run.progress = options.progress;
+  run.device = options.device;
   run.hook = [&](LayerKv& kv) {
     for (const auto& [part, values] : {std::pair('q', &kv.q), std::pair('k', &kv.k), std::pair('v', &kv.v)}) {
       const auto found = index.find(fmt::format("{}.{}", part, kv.layer));
@@ -156,7 +157,7 @@ CaptureResult capture_kv(const Model& model, const Prompt& prompt, const std::st
   result.bytes = writer.total_bytes();
   result.perplexity = std::numeric_limits<double>::quiet_NaN();
   if (tokens > 1) {
-    result.perplexity = perplexity(token_losses(model, hidden, prompt.ids, options.threads));
+    result.perplexity = perplexity(token_losses(model, hidden, prompt.ids, options.threads, options.device));
     writer.set_metadata("perplexity", format_perplexity(result.perplexity));
   }
   writer.commit();

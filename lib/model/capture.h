@@ -17,6 +17,7 @@ struct CaptureOptions {
   bool overwrite = false;
   int threads = 1;
   Progress progress;        ///< gets weights in stored bytes
+  ForwardDevice* device = nullptr;  ///< as in PrefillOptions
 };
 
 struct CaptureResult {

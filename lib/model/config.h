@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "lib/model/activation.h"
 #include "lib/model/families.h"
 
 namespace tq {
@@ -30,8 +31,6 @@ struct RopeConfig {
   double low_freq_factor = 1.0, high_freq_factor = 4.0;      ///< llama3
   std::vector<double> short_factor, long_factor;             ///< longrope, dims / 2 each
 };
-
-enum class Activation { kSilu, kGelu, kGeluTanh, kRelu };
 
 struct LayerConfig {
   std::optional<std::int64_t> window;  ///< tokens that a query sees, itself included

@@ -13,16 +13,15 @@ using Floats = std::vector<float>;
 
 /// [tokens][heads * dim] -> [heads][tokens][dim], of `dim` values from `offset` on of each head's
 /// `width`.
-Floats split_heads(const RunContext& context, std::span<const float> x, std::int64_t heads, std::int64_t tokens,
-                   std::int64_t width, std::int64_t offset, std::int64_t dim) {
-  Floats out(static_cast<std::size_t>(heads * tokens * dim));
+void split_heads(const RunContext& context, std::span<const float> x, std::int64_t heads, std::int64_t tokens,
+                 std::int64_t width, std::int64_t offset, std::int64_t dim, Floats& out) {
+  out.resize(static_cast<std::size_t>(heads * tokens * dim));
   parallel_for(context.threads, heads, [&](std::int64_t h) {
     for (std::int64_t t = 0; t < tokens; ++t) {
       const float* from = x.data() + (t * heads + h) * width + offset;
       std::copy(from, from + dim, out.data() + (h * tokens + t) * dim);
     }
   });
-  return out;
 }
 
 /// Norms q or k, given token by token; `norms` as AttentionLayout has them.
@@ -47,9 +46,9 @@ void turn_heads(const LayerInput& in, const RopeTable& rope, std::int64_t heads,
   });
 }
 
-LayerKv describe_layer(const LayerInput& in) {
+/// What is known before k, v and q are.
+void describe_layer(const LayerInput& in, LayerKv& kv) {
   const ModelConfig& c = in.config;
-  LayerKv kv;
   kv.layer = in.index;
   kv.layers = static_cast<std::int64_t>(c.layers.size());
   kv.heads = c.heads;
@@ -60,24 +59,27 @@ LayerKv describe_layer(const LayerInput& in) {
   kv.scale = c.attention_scale;
   kv.softcap = c.attention_softcap;
   kv.window = in.layer.window;
+  kv.sinks.clear();
   if (in.layout.attention.sinks != nullptr) kv.sinks = read_vector(*in.context.reader, *in.layout.attention.sinks);
-  return kv;
+  kv.recent = 0;
+  kv.recent_k.clear();
+  kv.recent_v.clear();
 }
 
 void project(const LayerInput& in, const RopeTable& rope, std::span<const float> x, LayerKv& kv) {
   const AttentionLayout& a = in.layout.attention;
-  const auto rows = [&](const Matrix& m) { return Floats(static_cast<std::size_t>(in.tokens * m.out)); };
-  Floats q = rows(a.q), k = rows(a.k), v = rows(a.v);
+  Floats &q = in.buffers.q, &k = in.buffers.k, &v = in.buffers.v;
   const auto task = [&](const Matrix& m, Floats& y) {
+    y.resize(static_cast<std::size_t>(in.tokens * m.out));
     return LinearTask{&m, x.data(), m.in, in.tokens, y.data(), m.out};
   };
   const LinearTask tasks[] = {task(a.q, q), task(a.k, k), task(a.v, v)};
   run_linear(in.context, tasks);
   norm_heads(in, a.q_norm, kv.heads, kv.k_dim, q);
   norm_heads(in, a.k_norm, kv.kv_heads, kv.k_dim, k);
-  kv.q = split_heads(in.context, q, kv.heads, in.tokens, kv.k_dim, 0, kv.k_dim);
-  kv.k = split_heads(in.context, k, kv.kv_heads, in.tokens, kv.k_dim, 0, kv.k_dim);
-  kv.v = split_heads(in.context, v, kv.kv_heads, in.tokens, kv.v_dim, 0, kv.v_dim);
+  split_heads(in.context, q, kv.heads, in.tokens, kv.k_dim, 0, kv.k_dim, kv.q);
+  split_heads(in.context, k, kv.kv_heads, in.tokens, kv.k_dim, 0, kv.k_dim, kv.k);
+  split_heads(in.context, v, kv.kv_heads, in.tokens, kv.v_dim, 0, kv.v_dim, kv.v);
   turn_heads(in, rope, kv.heads, kv.k_dim, 0, kv.q);
   turn_heads(in, rope, kv.kv_heads, kv.k_dim, 0, kv.k);
 }
@@ -105,9 +107,10 @@ Floats project_latent_queries(const LayerInput& in, const RopeTable& rope, std::
   } else {
     q = apply_linear(in.context, a.q, x, in.tokens);
   }
-  q = split_heads(in.context, q, c.heads, in.tokens, c.head_dim, 0, c.head_dim);
-  turn_heads(in, rope, c.heads, c.head_dim, c.mla->nope_dim, q);
-  return q;
+  Floats heads;
+  split_heads(in.context, q, c.heads, in.tokens, c.head_dim, 0, c.head_dim, heads);
+  turn_heads(in, rope, c.heads, c.head_dim, c.mla->nope_dim, heads);
+  return heads;
 }
 
 /// Keys and values of every head from the latent.
@@ -119,7 +122,7 @@ void expand_latent(const LayerInput& in, std::span<const float> latent, LayerKv&
   const LinearTask task = {&kv_b, latent.data(), width, in.tokens, both.data(), kv_b.out};
   run_linear(in.context, {&task, 1});
   const std::int64_t head = mla.nope_dim + kv.v_dim;
-  kv.v = split_heads(in.context, both, kv.heads, in.tokens, head, mla.nope_dim, kv.v_dim);
+  split_heads(in.context, both, kv.heads, in.tokens, head, mla.nope_dim, kv.v_dim, kv.v);
   kv.k.resize(static_cast<std::size_t>(kv.heads * in.tokens * kv.k_dim));
   for (std::int64_t h = 0; h < kv.heads; ++h) {
     for (std::int64_t t = 0; t < in.tokens; ++t) {
@@ -206,9 +209,10 @@ void join_state(KvState& state, LayerKv& kv) {
 
 }  // namespace
 
-std::vector<float> run_attention(const LayerInput& in, const RopeTable& rope, const PrefillOptions& options,
-                                 std::span<const float> x) {
-  LayerKv kv = describe_layer(in);
+void run_attention(const LayerInput& in, const RopeTable& rope, const PrefillOptions& options, std::span<const float> x,
+                   std::vector<float>& out) {
+  LayerKv& kv = in.buffers.kv;
+  describe_layer(in, kv);
   Floats expansion;
   if (in.config.mla) {
     const Floats latent = project_latent(in, rope, x);
@@ -232,9 +236,15 @@ std::vector<float> run_attention(const LayerInput& in, const RopeTable& rope, co
   task.recent = kv.recent;
   task.recent_k = kv.recent_k;
   task.recent_v = kv.recent_v;
-  Floats out = attend(task, in.context.threads);
-  if (!expansion.empty()) out = expand_outputs(in, expansion, out);
-  return apply_linear(in.context, in.layout.attention.o, out, in.tokens);
+  Floats& mixed = in.buffers.mixed;
+  if (in.context.device != nullptr) {
+    mixed.resize(static_cast<std::size_t>(in.tokens * kv.heads * kv.v_dim));
+    in.context.device->attend(task, in.context.threads, mixed);
+  } else {
+    mixed = attend(task, in.context.threads);
+  }
+  if (!expansion.empty()) mixed = expand_outputs(in, expansion, mixed);
+  apply_linear(in.context, in.layout.attention.o, mixed, in.tokens, out);
 }
 
 }  // namespace tq

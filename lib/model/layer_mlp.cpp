@@ -10,32 +10,22 @@ namespace {
 
 using Floats = std::vector<float>;
 
-/// Tokens that go through an MLP at once; weights are read again for each such block.
+/// Tokens that go through an MLP at once, on the CPU and on a device; weights are read again for each such block.
 constexpr std::int64_t kBlockTokens = 1024;
-
-/// One MLP's share of a block: `tokens` rows of x, contiguous, and as many of y.
-struct MlpTask {
-  const MlpLayout* mlp;
-  std::int64_t tokens;
-  const float* x;
-  float* y;
-};
+constexpr std::int64_t kDeviceTokens = 8192;
 
 std::int64_t width_of(const MlpLayout& mlp) { return mlp.down.in; }
 
-/// What gpt-oss has in the place of a gated activation; gate and up come in turns.
-void combine_clamped(const MoeConfig& moe, const float* both, float* out, std::int64_t width) {
-  const auto limit = static_cast<float>(moe.swiglu_limit);
-  const auto alpha = static_cast<float>(moe.swiglu_alpha);
-  for (std::int64_t i = 0; i < width; ++i) {
-    const float gate = std::min(both[2 * i], limit);
-    const float up = std::clamp(both[2 * i + 1], -limit, limit);
-    out[i] = (up + 1.0f) * gate / (1.0f + std::exp(-gate * alpha));
-  }
+MlpRule rule_of(const ModelConfig& config) {
+  if (!config.moe) return {config.activation, 0, 0};
+  return {config.activation, static_cast<float>(config.moe->swiglu_limit), static_cast<float>(config.moe->swiglu_alpha)};
 }
 
 /// Runs MLPs side by side: all first products at once, then all second ones.
 void run_mlps(const LayerInput& in, std::span<const MlpTask> tasks) {
+  const MlpRule rule = rule_of(in.config);
+  const RunContext& context = in.context;
+  if (context.device != nullptr) return context.device->run_mlps({context.reader, context.threads, context.progress}, rule, tasks);
   std::vector<Floats> gates(tasks.size()), ups(tasks.size());
   std::vector<LinearTask> first, second;
   for (std::size_t i = 0; i < tasks.size(); ++i) {
@@ -56,10 +46,12 @@ void run_mlps(const LayerInput& in, std::span<const MlpTask> tasks) {
     const std::int64_t width = width_of(mlp);
     parallel_for(in.context.threads, tasks[i].tokens, [&](std::int64_t t) {
       float* up = ups[i].data() + t * width;
-      if (mlp.fused) return combine_clamped(*in.config.moe, gates[i].data() + t * 2 * width, up, width);
+      const float* both = mlp.fused ? gates[i].data() + t * 2 * width : nullptr;
       const float* gate = mlp.gate ? gates[i].data() + t * width : nullptr;
       for (std::int64_t c = 0; c < width; ++c) {
-        up[c] = gate == nullptr ? activate(in.config.activation, up[c]) : activate(in.config.activation, gate[c]) * up[c];
+        up[c] = both != nullptr   ? activate_clamped(both[2 * c], both[2 * c + 1], rule.limit, rule.alpha)
+                : gate != nullptr ? activate(rule.activation, gate[c]) * up[c]
+                                  : activate(rule.activation, up[c]);
       }
     });
   }
@@ -204,11 +196,12 @@ void run_experts(const LayerInput& in, std::span<const float> x, std::int64_t to
 
 }  // namespace
 
-std::vector<float> run_mlp(const LayerInput& in, std::span<const float> x) {
+void run_mlp(const LayerInput& in, std::span<const float> x, std::vector<float>& out) {
   const std::int64_t hidden = in.config.hidden;
-  Floats out(x.size());
-  for (std::int64_t first = 0; first < in.tokens; first += kBlockTokens) {
-    const std::int64_t tokens = std::min(kBlockTokens, in.tokens - first);
+  out.resize(x.size());
+  const std::int64_t step = in.context.device != nullptr ? kDeviceTokens : kBlockTokens;
+  for (std::int64_t first = 0; first < in.tokens; first += step) {
+    const std::int64_t tokens = std::min(step, in.tokens - first);
     const auto block = x.subspan(static_cast<std::size_t>(first * hidden), static_cast<std::size_t>(tokens * hidden));
     float* y = out.data() + first * hidden;
     if (in.layout.moe) {
@@ -218,7 +211,6 @@ std::vector<float> run_mlp(const LayerInput& in, std::span<const float> x) {
       run_mlps(in, {&task, 1});
     }
   }
-  return out;
 }
 
 }  // namespace tq

@@ -10,6 +10,15 @@
 
 namespace tq {
 
+/// Vectors that serve from layer to layer. At these sizes an allocator asks the system for new pages each time, and those cost more
+/// than what is done with them.
+struct LayerBuffers {
+  std::vector<float> attention_input, attention, mlp_input, mlp;  ///< [tokens][hidden]
+  std::vector<float> q, k, v;                                     ///< projections, token by token
+  std::vector<float> mixed;                                       ///< what attention returns
+  LayerKv kv;
+};
+
 struct LayerInput {
   const RunContext& context;
   const ModelConfig& config;
@@ -18,13 +27,14 @@ struct LayerInput {
   int index;
   std::int64_t tokens;
   std::int64_t past;  ///< tokens read before these
+  LayerBuffers& buffers;
 };
 
-/// Attention: x [tokens][hidden] -> [tokens][hidden]. `rope` is the layer's table.
-std::vector<float> run_attention(const LayerInput& in, const RopeTable& rope, const PrefillOptions& options,
-                                 std::span<const float> x);
+/// Attention: x [tokens][hidden] -> out, resized to [tokens][hidden]. `rope` is the layer's table.
+void run_attention(const LayerInput& in, const RopeTable& rope, const PrefillOptions& options, std::span<const float> x,
+                   std::vector<float>& out);
 
-/// MLP or mixture of experts: x [tokens][hidden] -> [tokens][hidden].
-std::vector<float> run_mlp(const LayerInput& in, std::span<const float> x);
+/// MLP or mixture of experts: x [tokens][hidden] -> out, resized to [tokens][hidden].
+void run_mlp(const LayerInput& in, std::span<const float> x, std::vector<float>& out);
 
 }  // namespace tq

@@ -63,14 +63,15 @@ void run_transposed(const WeightReader& reader, const Piece& piece, std::vector<
   }
 }
 
+}  // namespace
+
 std::uint64_t stored_bytes(const WeightTensor& tensor, std::int64_t elements) {
   return static_cast<std::uint64_t>(static_cast<double>(tensor.stored_bytes) * static_cast<double>(elements) /
                                     static_cast<double>(tensor.values()));
 }
 
-}  // namespace
-
 void run_linear(const RunContext& context, std::span<const LinearTask> tasks) {
+  if (context.device != nullptr) return context.device->run_linear({context.reader, context.threads, context.progress}, tasks);
   std::vector<Piece> pieces;
   for (const LinearTask& task : tasks) {
     if (task.tokens > 0) add_pieces(task, context.threads, pieces);
@@ -87,10 +88,16 @@ void run_linear(const RunContext& context, std::span<const LinearTask> tasks) {
 
 std::vector<float> apply_linear(const RunContext& context, const Matrix& matrix, std::span<const float> x,
                                 std::int64_t tokens) {
-  std::vector<float> y(static_cast<std::size_t>(tokens * matrix.out));
+  std::vector<float> y;
+  apply_linear(context, matrix, x, tokens, y);
+  return y;
+}
+
+void apply_linear(const RunContext& context, const Matrix& matrix, std::span<const float> x, std::int64_t tokens,
+                  std::vector<float>& y) {
+  y.resize(static_cast<std::size_t>(tokens * matrix.out));
   const LinearTask task = {&matrix, x.data(), matrix.in, tokens, y.data(), matrix.out};
   run_linear(context, {&task, 1});
-  return y;
 }
 
 std::vector<float> read_vector(const WeightReader& reader, const WeightTensor& tensor, std::int64_t row) {

@@ -8,8 +8,7 @@
 #include <span>
 #include <vector>
 
-#include "lib/model/layout.h"
-#include "lib/parallel.h"
+#include "lib/model/forward_device.h"
 
 namespace tq {
 
@@ -18,24 +17,22 @@ struct RunContext {
   const WeightReader* reader = nullptr;
   int threads = 1;
   Progress progress;  ///< told of weights, in stored bytes, once per tensor and pass
+  ForwardDevice* device = nullptr;  ///< does the products; nullptr: the CPU
 };
 
-/// y[t][o] = bias[o] + sum over i of x[t][i] W[o][i], for t < tokens. Strides are in floats.
-struct LinearTask {
-  const Matrix* matrix = nullptr;
-  const float* x = nullptr;
-  std::int64_t x_stride = 0;
-  std::int64_t tokens = 0;
-  float* y = nullptr;
-  std::int64_t y_stride = 0;
-};
-
-/// Runs all tasks at once, cut into blocks of rows. Tasks must not overlap in y.
+/// Runs all tasks at once: on the CPU, cut into blocks of rows. Tasks must not overlap in y.
 void run_linear(const RunContext& context, std::span<const LinearTask> tasks);
 
 /// x [tokens][in] -> [tokens][out], both contiguous.
 std::vector<float> apply_linear(const RunContext& context, const Matrix& matrix, std::span<const float> x,
                                 std::int64_t tokens);
+
+/// The same into y, which is resized.
+void apply_linear(const RunContext& context, const Matrix& matrix, std::span<const float> x, std::int64_t tokens,
+                  std::vector<float>& y);
+
+/// Stored bytes of `elements` of a tensor's values, as progress counts them.
+std::uint64_t stored_bytes(const WeightTensor& tensor, std::int64_t elements);
 
 /// One row of a tensor (its last dimension; all of a vector) as float32.
 std::vector<float> read_vector(const WeightReader& reader, const WeightTensor& tensor, std::int64_t row = 0);

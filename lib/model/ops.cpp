@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numbers>
 
 #include "lib/model/linear.h"
 
@@ -41,17 +40,6 @@ void LoadedNorm::apply(const float* in, float* out, std::int64_t rows, std::int6
     if (bias_.empty()) continue;
     for (std::int64_t i = 0; i < dim; ++i) y[i] += bias_[static_cast<std::size_t>(i)];
   }
-}
-
-float activate(Activation activation, float x) {
-  constexpr float kRootTwoOverPi = 0.7978845608028654f;
-  switch (activation) {
-    case Activation::kSilu: return x / (1.0f + std::exp(-x));
-    case Activation::kGelu: return 0.5f * x * (1.0f + std::erf(x / std::numbers::sqrt2_v<float>));
-    case Activation::kGeluTanh: return 0.5f * x * (1.0f + std::tanh(kRootTwoOverPi * (x + 0.044715f * x * x * x)));
-    case Activation::kRelu: return std::max(x, 0.0f);
-  }
-  return x;
 }
 
 void cap_softly(double cap, std::span<float> x) {

@@ -25,8 +25,6 @@ class LoadedNorm {
   std::vector<float> weight_, bias_;
 };
 
-float activate(Activation activation, float x);
-
 /// x becomes cap tanh(x / cap).
 void cap_softly(double cap, std::span<float> x);
 

@@ -15,6 +15,7 @@
 
 #include "lib/backend.h"
 #include "lib/model/config.h"
+#include "lib/model/forward_device.h"
 #include "lib/model/layout.h"
 #include "lib/parallel.h"
 #include "lib/pack/weight_reader.h"
@@ -89,6 +90,7 @@ struct PrefillOptions {
   /// The ids come after the tokens of the state, which grows by theirs; the hook sees the new tokens only. Error for a hook
   /// that keeps recent tokens.
   KvState* state = nullptr;
+  ForwardDevice* device = nullptr;  ///< does products and attention; nullptr: the CPU
 };
 
 /// The tokens 1 or more, each below vocab, at most config().context of them; else Error.
@@ -98,14 +100,20 @@ void check_tokens(const Model& model, std::span<const std::int32_t> ids);
 /// state's capacity, those of reading, and hidden states that are not finite (by layer and token).
 std::vector<float> prefill(const Model& model, std::span<const std::int32_t> ids, const PrefillOptions& options);
 
-/// Logits of `rows` hidden states: [rows][vocab], after soft cap and divisor.
-std::vector<float> compute_logits(const Model& model, std::span<const float> hidden, std::int64_t rows, int threads);
+/// Logits of `rows` hidden states: [rows][vocab], after soft cap and divisor. `device` as in PrefillOptions.
+std::vector<float> compute_logits(const Model& model, std::span<const float> hidden, std::int64_t rows, int threads,
+                                  ForwardDevice* device = nullptr);
+/// The same into `logits`, which is resized.
+void compute_logits(const Model& model, std::span<const float> hidden, std::int64_t rows, int threads, ForwardDevice* device,
+                    std::vector<float>& logits);
+/// Rows whose logits are computed at once where there are many: 64, and 256 on a device, which may have to read the output head anew.
+std::int64_t logit_rows(const ForwardDevice* device);
 
 /// The model's own error: of token i + 1 given tokens 0..i, -ln p in nats, tokens - 1 values. Works
-/// through blocks of 64 tokens, so that memory is 64 x vocab floats. Error: logits that are not finite
+/// through blocks of logit_rows() tokens, so that memory is so many x vocab floats. Error: logits that are not finite
 /// (by token).
 std::vector<double> token_losses(const Model& model, std::span<const float> hidden,
-                                 std::span<const std::int32_t> ids, int threads);
+                                 std::span<const std::int32_t> ids, int threads, ForwardDevice* device = nullptr);
 
 /// exp of the mean loss.
 double perplexity(std::span<const double> losses);

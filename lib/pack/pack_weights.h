@@ -4,6 +4,7 @@
 #include <functional>
 
 #include "lib/backend.h"
+#include "lib/pack/pack_seconds.h"
 #include "lib/pack/pack_session.h"
 
 namespace tq {
@@ -26,6 +27,7 @@ struct PackWeightsResult {
   std::vector<std::string> lost;    ///< files that an earlier run had begun and that were gone: they were packed again
   std::uint64_t bytes_read = 0;     ///< of tensors, by this run
   std::uint64_t bytes_written = 0;  ///< of tensors, by this run
+  PackSeconds seconds;              ///< of this run's threads, on blocks and at the end
   bool was_complete = false;        ///< the result was there already; nothing was done, and there are no records
   bool is_complete = false;         ///< the output is whole: not the case for one part of several
 };

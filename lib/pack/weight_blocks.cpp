@@ -10,6 +10,7 @@
 
 #include "lib/convert.h"
 #include "lib/error.h"
+#include "lib/hash.h"
 #include "lib/io/kv_file.h"
 #include "lib/io/write_point.h"
 
@@ -92,8 +93,6 @@ void SourceHash::add(std::uint64_t block_hash) {
 
 std::string SourceHash::result() const { return format_hash(XXH64_digest(&state_)); }
 
-std::uint64_t hash_block(std::span<const std::byte> source) { return XXH3_64bits(source.data(), source.size()); }
-
 std::string hash_source(const Checkpoint& source, const WeightPlan& plan, std::size_t item) {
   std::vector<WeightBlock> blocks;
   cut_item(plan.items[item], item, blocks);
@@ -101,7 +100,7 @@ std::string hash_source(const Checkpoint& source, const WeightPlan& plan, std::s
   std::vector<std::byte> bytes;
   for (const WeightBlock& block : blocks) {
     read_block(source, plan.items[item], block, bytes);
-    hash.add(hash_block(bytes));
+    hash.add(hash_bytes(bytes));
   }
   return hash.result();
 }
@@ -131,12 +130,23 @@ void BlockWorker::run(const WeightBlock& block, BlockBuffers& b) const {
   b.check.clear();
   b.losses = F16Losses();
   b.data_written = b.norms_written = {};
+  b.seconds = PackSeconds();
+  const Stopwatch watch;
   read_block(source_, item, block, b.source);
+  b.seconds.reading = watch.seconds();
   b.source_bytes = b.source.size();
-  b.source_hash = hash_block(b.source);
-  if (block.count == 0) return;
-  item.is_quantized() ? quantize(item, block, b) : keep(item, block, b);
-  pass_write_point("block-written");
+  b.source_hash = hash_bytes(b.source);
+  if (block.count > 0) {
+    item.is_quantized() ? quantize(item, block, b) : keep(item, block, b);
+    pass_write_point("block-written");
+  }
+  b.seconds.processors = watch.seconds() - b.seconds.reading - b.seconds.writing;
+}
+
+void BlockWorker::write(const WeightPlace& place, std::uint64_t offset, std::span<const std::byte> data, BlockBuffers& b) const {
+  const Stopwatch watch;
+  files_.open(place.shard).write(place.offset + offset, data);
+  b.seconds.writing += watch.seconds();
 }
 
 /// The groups of a block as the codec wants them: each of group_size values, the last one of a row padded with zeros.
@@ -169,8 +179,8 @@ void BlockWorker::quantize(const WeightItem& item, const WeightBlock& block, Blo
   const auto first = static_cast<std::uint64_t>(block.first);
   b.data_written = std::as_bytes(std::span(b.codes));
   b.norms_written = std::as_bytes(std::span(b.norms));
-  files_.open(item.data.shard).write(item.data.offset + first * static_cast<std::uint64_t>(scheme.code_bytes()), b.data_written);
-  files_.open(item.norms.shard).write(item.norms.offset + first * sizeof(float), b.norms_written);
+  write(item.data, first * static_cast<std::uint64_t>(scheme.code_bytes()), b.data_written, b);
+  write(item.norms, first * sizeof(float), b.norms_written, b);
   b.check.check(backend_, item, block, groups, b.codes.data(), b.norms.data());
 }
 
@@ -204,7 +214,7 @@ void BlockWorker::keep(const WeightItem& item, const WeightBlock& block, BlockBu
   b.data_written = b.source;
   if (item.stored != item.source->info->dtype) cast_to_f16(item, block, b);
   const auto first = static_cast<std::uint64_t>(block.first / element_bytes(item));
-  files_.open(item.data.shard).write(item.data.offset + first * size_of(item.stored), b.data_written);
+  write(item.data, first * size_of(item.stored), b.data_written, b);
 }
 
 void BlockWorker::cast_to_f16(const WeightItem& item, const WeightBlock& block, BlockBuffers& b) const {

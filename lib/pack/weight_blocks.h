@@ -12,6 +12,7 @@
 
 #include "lib/error.h"
 #include "lib/io/staged_file.h"
+#include "lib/pack/pack_seconds.h"
 #include "lib/pack/padded_groups.h"
 #include "lib/pack/weight_check.h"
 
@@ -40,7 +41,6 @@ class SourceHash {
  private:
   XXH64_state_t state_;
 };
-std::uint64_t hash_block(std::span<const std::byte> source);
 /// Reads the item's bytes again, block by block.
 std::string hash_source(const Checkpoint& source, const WeightPlan& plan, std::size_t item);
 
@@ -56,7 +56,8 @@ struct BlockBuffers {
   std::span<const std::byte> data_written;   ///< into one of the above
   std::span<const std::byte> norms_written;
   std::uint64_t source_bytes = 0;
-  std::uint64_t source_hash = 0;  ///< hash_block()
+  std::uint64_t source_hash = 0;  ///< hash_bytes()
+  PackSeconds seconds;            ///< a device's in `processors`
   F16Losses losses;
 };
 
@@ -82,6 +83,7 @@ class BlockWorker {
   void run(const WeightBlock& block, BlockBuffers& buffers) const;
 
  private:
+  void write(const WeightPlace& place, std::uint64_t offset, std::span<const std::byte> data, BlockBuffers& b) const;
   void quantize(const WeightItem& item, const WeightBlock& block, BlockBuffers& b) const;
   void keep(const WeightItem& item, const WeightBlock& block, BlockBuffers& b) const;
   void cast_to_f16(const WeightItem& item, const WeightBlock& block, BlockBuffers& b) const;

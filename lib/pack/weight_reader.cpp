@@ -4,6 +4,7 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 
 #include "lib/convert.h"
@@ -18,7 +19,11 @@ constexpr std::int64_t kPieceValues = std::int64_t{1} << 18;
 
 constexpr std::int64_t kHashPiece = std::int64_t{1} << 20;
 
+std::atomic<std::uint64_t> readers_made = 0;
+
 }  // namespace
+
+WeightReader::WeightReader(const Backend& backend) : id_(++readers_made), backend_(&backend) {}
 
 std::int64_t WeightReader::Tensor::rows() const {
   std::int64_t product = 1;
@@ -102,11 +107,15 @@ const std::string& WeightReader::path_of(const Tensor& tensor) const {
   return checkpoint().shards()[static_cast<std::size_t>(entry->shard)].file().path();
 }
 
-void WeightReader::read_rows(const Tensor& tensor, std::int64_t first_row, std::int64_t rows, float* out) const {
+void WeightReader::check_rows(const Tensor& tensor, std::int64_t first_row, std::int64_t rows) const {
   if (first_row < 0 || rows < 0 || first_row > tensor.rows() || rows > tensor.rows() - first_row) {
     throw Error(fmt::format("{}: tensor {}: {} rows from row {} on were wanted, but it has {}", path_of(tensor),
                             quote_name(tensor.name), rows, first_row, tensor.rows()));
   }
+}
+
+void WeightReader::read_rows(const Tensor& tensor, std::int64_t first_row, std::int64_t rows, float* out) const {
+  check_rows(tensor, first_row, rows);
   read_values(tensor, first_row * tensor.row_length(), rows * tensor.row_length(), out);
 }
 
@@ -136,7 +145,38 @@ void WeightReader::read_kept(const Tensor& tensor, std::int64_t first, std::int6
   }
 }
 
-void WeightReader::check_norms(const Tensor& tensor, std::int64_t first_line, const std::vector<float>& norms) const {
+void WeightReader::read_stored(const Tensor& tensor, std::int64_t first_row, std::int64_t rows, std::byte* out) const {
+  check_rows(tensor, first_row, rows);
+  const std::uint64_t row_bytes = static_cast<std::uint64_t>(tensor.row_length()) * size_of(tensor.kept->info->dtype);
+  checkpoint().read(*tensor.kept, static_cast<std::uint64_t>(first_row) * row_bytes,
+                    {out, static_cast<std::size_t>(static_cast<std::uint64_t>(rows) * row_bytes)});
+}
+
+const Codec& WeightReader::codec_of(const Tensor& tensor) const {
+  const std::shared_ptr<const Codec>& codec = tensor.quantized->codec;
+  return reseeded_.empty() ? *codec : reseeded_.at(codec.get());
+}
+
+void WeightReader::read_lines(const Tensor& tensor, std::int64_t line, std::int64_t lines, std::uint8_t* codes,
+                              float* norms) const {
+  const Tq3Tensor& source = *tensor.quantized;
+  const auto count = static_cast<std::size_t>(lines);
+  const auto code_bytes = static_cast<std::size_t>(source.codec->scheme().code_bytes());
+  checkpoint().read(*source.packed, static_cast<std::uint64_t>(line) * code_bytes,
+                    std::as_writable_bytes(std::span(codes, count * code_bytes)));
+  checkpoint().read(*source.norms, static_cast<std::uint64_t>(line) * sizeof(float),
+                    std::as_writable_bytes(std::span(norms, count)));
+  check_norms(tensor, line, {norms, count});
+}
+
+void WeightReader::read_coded(const Tensor& tensor, std::int64_t first_row, std::int64_t rows, std::uint8_t* codes,
+                              float* norms) const {
+  check_rows(tensor, first_row, rows);
+  const std::int64_t groups = tensor.quantized->groups;
+  read_lines(tensor, first_row * groups, rows * groups, codes, norms);
+}
+
+void WeightReader::check_norms(const Tensor& tensor, std::int64_t first_line, std::span<const float> norms) const {
   const auto bad = std::find_if(norms.begin(), norms.end(), [](float norm) { return !(norm >= 0 && std::isfinite(norm)); });
   if (bad == norms.end()) return;
   const std::int64_t line = first_line + (bad - norms.begin());
@@ -150,7 +190,7 @@ void WeightReader::check_norms(const Tensor& tensor, std::int64_t first_line, co
 
 void WeightReader::read_quantized(const Tensor& tensor, std::int64_t first, std::int64_t count, float* out) const {
   const Tq3Tensor& source = *tensor.quantized;
-  const Codec& codec = reseeded_.empty() ? *source.codec : reseeded_.at(source.codec.get());
+  const Codec& codec = codec_of(tensor);
   const std::int64_t group_size = codec.scheme().dim;
   const std::int64_t code_bytes = codec.scheme().code_bytes();
   const std::int64_t length = tensor.row_length();
@@ -165,10 +205,7 @@ void WeightReader::read_quantized(const Tensor& tensor, std::int64_t first, std:
     codes.resize(static_cast<std::size_t>(here * code_bytes));
     norms.resize(static_cast<std::size_t>(here));
     values.resize(static_cast<std::size_t>(here * group_size));
-    checkpoint().read(*source.packed, static_cast<std::uint64_t>(line * code_bytes), std::as_writable_bytes(std::span(codes)));
-    checkpoint().read(*source.norms, static_cast<std::uint64_t>(line) * sizeof(float),
-                      std::as_writable_bytes(std::span(norms)));
-    check_norms(tensor, line, norms);
+    read_lines(tensor, line, here, codes.data(), norms.data());
     backend_->decode(codec, codes.data(), norms.data(), here, DType::kF32, values.data());
     for (std::int64_t i = 0; i < here; ++i) {  // the part of the group that is wanted, and no padding
       const std::int64_t column = (line + i) % source.groups * group_size;

@@ -2,8 +2,10 @@
 // codes and norms of a native TQ3 checkpoint, tq's own or the published converter's.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -63,6 +65,16 @@ class WeightReader {
   /// The same for values of the whole tensor, row-major, wherever in a row they begin and end.
   void read_values(const Tensor& tensor, std::int64_t first, std::int64_t count, float* out) const;
 
+  /// Rows of a tensor that is kept, in the type it is stored in: out [rows][row_length()]. Error as read_rows().
+  void read_stored(const Tensor& tensor, std::int64_t first_row, std::int64_t rows, std::byte* out) const;
+  /// Rows of a quantized tensor as they are stored: line r * groups + g is group g of row r; codes [rows * groups][code_bytes of
+  /// codec_of()], norms [rows * groups]. Error as read_rows().
+  void read_coded(const Tensor& tensor, std::int64_t first_row, std::int64_t rows, std::uint8_t* codes, float* norms) const;
+  /// What decodes a quantized tensor: with the other seed, where one was asked for.
+  const Codec& codec_of(const Tensor& tensor) const;
+  /// No two readers of a process have the same, whatever becomes of them: for caches of what was read.
+  std::uint64_t id() const { return id_; }
+
   /// Reads every tensor and compares its hash with the one in tq_config.json; does nothing where there are none. Error that
   /// names file and tensor of the first that differs. `progress` gets stored bytes.
   void check_hashes(int threads, const Progress& progress = {}) const;
@@ -70,15 +82,18 @@ class WeightReader {
   bool has_hashes() const { return tq3_ && tq3_->config().by_tq; }
 
  private:
-  explicit WeightReader(const Backend& backend) : backend_(&backend) {}
+  explicit WeightReader(const Backend& backend);
   void index_tensors();
   void list_plain();
   void list_tq3(std::optional<std::uint32_t> seed);
   void read_kept(const Tensor& tensor, std::int64_t first, std::int64_t count, float* out) const;
   void read_quantized(const Tensor& tensor, std::int64_t first, std::int64_t count, float* out) const;
   void check_hash(const Checkpoint::Entry& entry, const std::string& expected, const Progress& progress) const;
-  void check_norms(const Tensor& tensor, std::int64_t first_line, const std::vector<float>& norms) const;
+  void check_norms(const Tensor& tensor, std::int64_t first_line, std::span<const float> norms) const;
+  void check_rows(const Tensor& tensor, std::int64_t first_row, std::int64_t rows) const;
+  void read_lines(const Tensor& tensor, std::int64_t line, std::int64_t lines, std::uint8_t* codes, float* norms) const;
 
+  std::uint64_t id_;
   const Backend* backend_;
   std::optional<Checkpoint> plain_;
   std::optional<Tq3Checkpoint> tq3_;

@@ -41,7 +41,7 @@ std::vector<float> last_queries(const KvSource& source, std::size_t layer, std::
 }
 
 LayerSums measure_layer(const KvSource& source, std::size_t index, const LayerCache& cache, const Backend& backend,
-                        std::int64_t most_queries) {
+                        const CompareOptions& options) {
   const SourceLayer& shape = source.layers()[index];
   const std::vector<float> k = read_part(source, index, Part::kKeys, shape.kv_heads);
   const std::vector<float> v = read_part(source, index, Part::kValues, shape.kv_heads);
@@ -54,7 +54,7 @@ LayerSums measure_layer(const KvSource& source, std::size_t index, const LayerCa
   compare_rows(backend, shape.v_dim, DType::kF32, v.data(), DType::kF32, v_hat.data(), rows, sums.v);
   if (shape.query_heads == 0) return sums;
   const std::int64_t group = shape.query_heads / shape.kv_heads;
-  const std::int64_t queries = std::min(shape.q_tokens, most_queries);
+  const std::int64_t queries = std::min(shape.q_tokens, options.attention_queries);
   const auto k_size = static_cast<std::size_t>(shape.tokens * shape.k_dim);
   const auto v_size = static_cast<std::size_t>(shape.tokens * shape.v_dim);
   const std::span<const float> sinks = shape.sinks;
@@ -62,7 +62,7 @@ LayerSums measure_layer(const KvSource& source, std::size_t index, const LayerCa
   for (std::int64_t head = 0; head < shape.kv_heads; ++head) {
     const std::vector<float> q = last_queries(source, index, head, queries);
     const auto h = static_cast<std::size_t>(head);
-    sums.attention->merge(measure_attention(
+    sums.attention->merge(options.attention(
         {.q = q, .k = std::span(k).subspan(h * k_size, k_size), .k_hat = std::span(k_hat).subspan(h * k_size, k_size),
          .v = std::span(v).subspan(h * v_size, v_size), .v_hat = std::span(v_hat).subspan(h * v_size, v_size),
          .query_heads = group, .q_tokens = queries, .tokens = shape.tokens, .d_k = shape.k_dim, .d_v = shape.v_dim,
@@ -128,7 +128,7 @@ SchemeNumbers measure_scheme(const KvSource& source, const SchemeChoice& choice,
       options.threads, static_cast<std::int64_t>(caches.size()),
       [&](std::int64_t i, int worker) {
         const auto layer = static_cast<std::size_t>(i);
-        of_worker[static_cast<std::size_t>(worker)] = measure_layer(source, layer, caches[layer], backend, options.attention_queries);
+        of_worker[static_cast<std::size_t>(worker)] = measure_layer(source, layer, caches[layer], backend, options);
       },
       [&](std::int64_t, int worker) {
         const LayerSums& sums = of_worker[static_cast<std::size_t>(worker)];

@@ -9,6 +9,7 @@
 
 #include "lib/backend.h"
 #include "lib/cache/scheme_choice.h"
+#include "lib/measure/attention_stats.h"
 #include "lib/verify/model_effect.h"
 #include "lib/verify/source.h"
 
@@ -50,6 +51,7 @@ struct CompareReport {
 struct CompareOptions {
   int threads = 1;
   std::int64_t attention_queries = 512;
+  MeasureAttention attention = measure_attention;  ///< what measures attention: the CPU, or a device
   std::function<void(const std::string& name)> on_scheme;  ///< told before each scheme is measured
 };
 

@@ -89,13 +89,13 @@ class Measurer {
     if (source_.layers()[layer].query_heads == 0) return sums;
 
     const std::vector<float> q = read_queries(layer, head);
-    sums.attention = measure_attention(inputs(layer, head, q, k, k_hat.for_attention, v, v_hat.rows));
+    sums.attention = options_.attention(inputs(layer, head, q, k, k_hat.for_attention, v, v_hat.rows));
     if (!options_.control_attention) return sums;
     for (int i = 0; i < kControls; ++i) {
       const auto control = static_cast<Control>(i);
       const std::vector<float> rows = make_control(control, k_set, k, k_hat);
       if (!rows.empty()) {
-        sums.k_control_attention[static_cast<std::size_t>(i)] = measure_attention(inputs(layer, head, q, k, rows, v, v_hat.rows));
+        sums.k_control_attention[static_cast<std::size_t>(i)] = options_.attention(inputs(layer, head, q, k, rows, v, v_hat.rows));
       }
     }
     return sums;

@@ -7,6 +7,7 @@
 #include "lib/cache/cache_codec.h"
 #include "lib/cache/kv_options.h"
 #include "lib/io/kv_file.h"
+#include "lib/measure/attention_stats.h"
 #include "lib/parallel.h"
 #include "lib/verify/report.h"
 #include "lib/verify/source.h"
@@ -18,6 +19,7 @@ struct MeasureOptions {
   bool control_attention = false;        ///< attention statistics of the controls too (a gate asks for them)
   std::int64_t attention_queries = 512;  ///< the last queries of each head that attention is measured on
   Progress progress;                     ///< gets heads
+  MeasureAttention attention = measure_attention;  ///< what measures attention: the CPU, or a device
 };
 
 /// The codec of a head of K or V of a layer (position in the source, not its index).

@@ -18,8 +18,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::int64_t kLogitTokens = 64;
-
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 ModelNumbers describe_run(const Model& model, const TextWindows& text, const EffectOptions& options) {
@@ -71,24 +69,27 @@ std::span<const float> rows_of(const std::vector<float>& x, std::int64_t width, 
 
 /// Logits of all rows in blocks: use(first row, rows, logits).
 template <class Use>
-void for_each_block(const Model& model, const std::vector<float>& hidden, std::int64_t first, std::int64_t end, int threads,
-                    Use use) {
-  for (; first < end; first += kLogitTokens) {
-    const std::int64_t rows = std::min(kLogitTokens, end - first);
-    use(first, rows, compute_logits(model, rows_of(hidden, model.config().hidden, first, rows), rows, threads));
+void for_each_block(const Model& model, const std::vector<float>& hidden, std::int64_t first, std::int64_t end,
+                    const EffectOptions& options, Use use) {
+  std::vector<float> logits;
+  for (; first < end; first += logit_rows(options.device)) {
+    const std::int64_t rows = std::min(logit_rows(options.device), end - first);
+    const std::span<const float> block = rows_of(hidden, model.config().hidden, first, rows);
+    compute_logits(model, block, rows, options.threads, options.device, logits);
+    use(first, rows, logits);
   }
 }
 
 std::vector<TokenComparison> compare_window(const Model& model, const std::vector<float>& hidden, const Model& other,
                                             const std::vector<float>& other_hidden, std::span<const std::int32_t> ids,
-                                            int threads) {
+                                            const EffectOptions& options) {
   const std::int64_t vocab = model.config().vocab;
   std::vector<TokenComparison> found(ids.size() - 1);
-  for_each_block(model, hidden, 0, static_cast<std::int64_t>(found.size()), threads,
+  std::vector<float> changed;
+  for_each_block(model, hidden, 0, static_cast<std::int64_t>(found.size()), options,
                  [&](std::int64_t first, std::int64_t rows, const std::vector<float>& logits) {
-    const std::vector<float> changed =
-        compute_logits(other, rows_of(other_hidden, other.config().hidden, first, rows), rows, threads);
-    parallel_for(threads, rows, [&](std::int64_t r) {
+    compute_logits(other, rows_of(other_hidden, other.config().hidden, first, rows), rows, options.threads, options.device, changed);
+    parallel_for(options.threads, rows, [&](std::int64_t r) {
       const auto t = static_cast<std::size_t>(first + r);
       found[t] = compare_token(rows_of(logits, vocab, r, 1), rows_of(changed, vocab, r, 1), ids[t + 1]);
       if (std::isfinite(found[t].kl)) return;
@@ -110,7 +111,7 @@ ModelEffect::ModelEffect(const Model& model, TextWindows text, EffectOptions opt
   std::vector<double> losses;
   for (std::size_t i = 0; i < text_.ids.size(); ++i) {
     hidden_.push_back(prefill(model, text_.ids[i], run_options(i == 0 ? options_.on_first_window : LayerHook())));
-    const std::vector<double> found = token_losses(model, hidden_.back(), text_.ids[i], options_.threads);
+    const std::vector<double> found = token_losses(model, hidden_.back(), text_.ids[i], options_.threads, options_.device);
     losses.insert(losses.end(), found.begin(), found.end());
   }
   numbers_.perplexity = tq::perplexity(losses);
@@ -125,7 +126,7 @@ bool ModelEffect::plausible() const {
 }
 
 PrefillOptions ModelEffect::run_options(const LayerHook& hook) const {
-  return {options_.threads, options_.mla_latent, hook, options_.progress, nullptr};
+  return {options_.threads, options_.mla_latent, hook, options_.progress, nullptr, options_.device};
 }
 
 GreedyNumbers ModelEffect::compare_greedy(const Model& other, const LayerHook& cache) const {
@@ -134,7 +135,7 @@ GreedyNumbers ModelEffect::compare_greedy(const Model& other, const LayerHook& c
   ids.insert(ids.end(), generated_.begin(), generated_.end());
   const std::vector<float> hidden = prefill(other, ids, run_options(cache));
   GreedyNumbers greedy{static_cast<std::int64_t>(generated_.size()), {}};
-  for_each_block(other, hidden, prompt - 1, static_cast<std::int64_t>(ids.size()) - 1, options_.threads,
+  for_each_block(other, hidden, prompt - 1, static_cast<std::int64_t>(ids.size()) - 1, options_,
                  [&](std::int64_t first, std::int64_t rows, const std::vector<float>& logits) {
     for (std::int64_t r = 0; r < rows && !greedy.first_divergence; ++r) {
       const std::span<const float> row = rows_of(logits, other.config().vocab, r, 1);
@@ -150,7 +151,7 @@ TokenSummary ModelEffect::compare(const Model& other, const LayerHook& cache) co
   std::vector<std::vector<TokenComparison>> windows;
   for (std::size_t i = 0; i < text_.ids.size(); ++i) {
     const std::vector<float> hidden = prefill(other, text_.ids[i], run_options(cache));
-    windows.push_back(compare_window(model_, hidden_[i], other, hidden, text_.ids[i], options_.threads));
+    windows.push_back(compare_window(model_, hidden_[i], other, hidden, text_.ids[i], options_));
   }
   return summarize_tokens(windows);
 }

@@ -30,9 +30,10 @@ struct EffectOptions {
   std::int64_t greedy = 0;     ///< tokens that the reference generates after the first window; 0: none
   LayerHook on_first_window;   ///< sees the reference's layers in the first window, and changes nothing
   Progress progress;           ///< gets weights in stored bytes
+  ForwardDevice* device = nullptr;  ///< as in PrefillOptions; must outlive what uses these options
 };
 
-/// Memory: the reference's hidden states after the final norm, tokens x hidden floats; in measure() twice 64 x vocab floats
+/// Memory: the reference's hidden states after the final norm, tokens x hidden floats; in measure() twice logit_rows() x vocab floats
 /// beside a forward pass. One measure() at a time.
 class ModelEffect {
  public:

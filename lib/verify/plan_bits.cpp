@@ -57,6 +57,7 @@ LayerMeasure measure_widths(const KvSource& source, std::size_t layer, const Bac
   const OneLayer one(source, layer);
   CompareOptions run;
   run.attention_queries = options.attention_queries;
+  run.attention = options.attention;
   LayerMeasure out;
   for (int bits = kPlanMinBits; bits <= kMaxBits; ++bits) {
     const std::size_t i = at_bits(bits);
@@ -210,6 +211,7 @@ PlanReport plan_bits(const KvSource& source, const ModelEffect* effect, const Ba
   CompareOptions run;
   run.threads = options.threads;
   run.attention_queries = options.attention_queries;
+  run.attention = options.attention;
   const std::vector<SchemeChoice> choices = {{"plan", report.scheme}, choice_of(options.scheme, equal, equal)};
   const CompareReport compared = compare_schemes(source, choices, effect, backend, run);
   report.planned = compared.schemes[0];

@@ -27,6 +27,7 @@ struct PlanOptions {
   std::optional<double> max_kld;          ///< ... or the fewest for which the predicted cost is at most this
   int threads = 1;
   std::int64_t attention_queries = 512;
+  MeasureAttention attention = measure_attention;  ///< what measures attention: the CPU, or a device
   std::function<void(std::size_t done, std::size_t all)> progress;  ///< measurements
 };
 

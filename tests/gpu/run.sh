@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# All that needs a GPU, on a machine that has one: parity of every byte, compute-sanitizer on small cases, then the benchmark.
+# All that needs a GPU, on a machine that has one: parity of every byte, the same files and reports from whole commands,
+# compute-sanitizer on small cases, then the benchmark.
 #
 #   tests/gpu/run.sh FOLDER_OF_BINARIES OUT
 #
-# FOLDER_OF_BINARIES holds tq and gpu_parity, built here or elsewhere with -DTQ_CUDA=ON; results go to the folder OUT. Takes about
+# FOLDER_OF_BINARIES holds tq, gpu_parity and gpu_calls, built here or elsewhere with -DTQ_CUDA=ON; results go to the folder OUT. Takes about
 # four minutes. Ends with 0 only if every step passed.
 set -uo pipefail
 binaries=$(cd "$1" && pwd)
+here=$(cd "$(dirname "$0")" && pwd)
 out=$2
 mkdir -p "$out"
 failed=0
@@ -24,6 +26,9 @@ step() {
 
 nvidia-smi --query-gpu=name,driver_version,clocks.max.sm,clocks.max.mem --format=csv | tee "$out/device.csv"
 step parity "$binaries/gpu_parity"
+step calls "$binaries/gpu_calls"
+step same-files python3 "$here/same_files.py" "$binaries/tq" "$here/../../docs/samples/smollm2-135m-instruct.safetensors" 1024
+cat "$out/same-files.log"
 step bench-raw "$binaries/tq" bench --device cuda --dim 64,128,256 --mb 512 --repeat 25 --quiet --json
 step bench-weights "$binaries/tq" bench --device cuda --op encode --weights 14336x4096 --norm raw,corrected --repeat 25 --quiet --json
 step bench-unpack "$binaries/tq" bench --device cuda --op decode --weights 28672x8192 --repeat 25 --quiet --json
