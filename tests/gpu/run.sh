@@ -5,7 +5,7 @@
 #   tests/gpu/run.sh FOLDER_OF_BINARIES OUT
 #
 # FOLDER_OF_BINARIES holds tq, gpu_parity and gpu_calls, built here or elsewhere with -DTQ_CUDA=ON; results go to the folder OUT. Takes about
-# four minutes. Ends with 0 only if every step passed.
+# five minutes. Ends with 0 only if every step passed.
 set -uo pipefail
 binaries=$(cd "$1" && pwd)
 here=$(cd "$(dirname "$0")" && pwd)
