@@ -36,6 +36,7 @@ struct Options {
   std::string device = "cpu";
   std::uint64_t megabytes = 64;
   std::string weights;      ///< as given
+  bool has_weights = false, has_dims = false;
   std::uint64_t bytes = 0;  ///< of a case: megabytes, or those of the weights
   int repeat = 7;
   bool json = false;
@@ -79,7 +80,7 @@ bool is_measured(const Case& item, std::size_t backend) {
 }
 
 /// "RxC": one case of that many BF16 weights, in groups of each dim.
-void choose_weights(Options& options, bool dims_given) {
+void choose_weights(Options& options) {
   std::uint64_t sides[2] = {};
   const char* at = options.weights.data();
   const char* const end = at + options.weights.size();
@@ -96,7 +97,7 @@ void choose_weights(Options& options, bool dims_given) {
   }
   options.bytes = bytes;
   options.axes.tq3 = true;
-  if (!dims_given) options.axes.dims = {128};
+  if (!options.has_dims) options.axes.dims = {128};
   for (const int dim : options.axes.dims) {
     if ((dim != 64 && dim != 128 && dim != 256) || sides[1] % static_cast<std::uint64_t>(dim) != 0) {
       throw UsageError(fmt::format("--weights {}: groups have 64, 128 or 256 values, of which a row holds whole ones; --dim {} does not",
@@ -170,7 +171,7 @@ Report measure(const Options& options) {
 
 std::string format_table(const Report& report, const Options& options) {
   std::string text = fmt::format("{} of {} a case; GB/s of these bytes, median of {} runs\n", format_bytes(options.bytes),
-                                 options.weights.empty() ? "BF16 rows" : options.weights + " BF16 weights as native TQ3",
+                                 !options.has_weights ? "BF16 rows" : options.weights + " BF16 weights as native TQ3",
                                  options.repeat);
   if (!report.gpu.empty()) {
     text += fmt::format("{}\ncopy in device memory: {:.1f} GB/s read and as much written\n", report.gpu,
@@ -269,9 +270,9 @@ std::string format_json(const Report& report, const Options& options) {
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
-ExitCode run(Options options, bool dims_given) {
+ExitCode run(Options options) {
   options.bytes = options.megabytes * 1000000;
-  if (!options.weights.empty()) choose_weights(options, dims_given);
+  if (options.has_weights) choose_weights(options);
   for (const Operation operation : bench_axes().operations) {
     if (options.operation == name_of(operation)) options.axes.operations = {operation};
   }
@@ -285,7 +286,7 @@ ExitCode run(Options options, bool dims_given) {
   if (searches && !options.norms.empty() && options.norms != std::vector<std::string>{"least-squares"}) {
     throw UsageError("--effort 1 to 3 has least-squares norms: leave --norm out, or give --norm least-squares");
   }
-  if (options.norms.empty()) options.axes.norms = {options.weights.empty() ? NormMode::kRaw : NormMode::kCorrected};
+  if (options.norms.empty()) options.axes.norms = {options.has_weights ? NormMode::kCorrected : NormMode::kRaw};
   const DeviceChoice device = parse_device(options.device);
   if (device.kind == DeviceKind::kAuto) throw UsageError("--device auto: say what to measure: cpu, cuda or cuda:N");
   const Report report = device.kind == DeviceKind::kCpu ? measure(options) : measure_device(options, device);
@@ -351,15 +352,18 @@ void add_bench(CLI::App& app, Command& command) {
   sub->add_option("--mb", options->megabytes,
                   "BF16 rows of a case, 1..16384 MB; more than the caches hold shows memory")
       ->check(CLI::Range(1, 16384));
-  sub->add_option("--weights", options->weights,
-                  "ROWSxCOLUMNS: in place of --mb, that many BF16 weights as pack-weights codes them, in groups of --dim 64, 128 "
-                  "(default) or 256 values, 2 to 4 bits, corrected norms unless --norm says another");
+  CLI::Option* weights = sub->add_option(
+      "--weights", options->weights,
+      "ROWSxCOLUMNS: in place of --mb, that many BF16 weights as pack-weights codes them, in groups of --dim 64, 128 "
+      "(default) or 256 values, 2 to 4 bits, corrected norms unless --norm says another");
   sub->add_option("--repeat", options->repeat, "timed runs of a case, 1..1000; one more warms up")
       ->check(CLI::Range(1, 1000));
   sub->add_flag("--json", options->json, "print JSON");
   sub->add_flag("--quiet", options->quiet, "no progress on stderr");
-  sub->callback([options, dims, &command] {
-    command = [options, given = dims->count() > 0] { return run(*options, given); };
+  sub->callback([options, dims, weights, &command] {
+    options->has_dims = dims->count() > 0;
+    options->has_weights = weights->count() > 0;
+    command = [options] { return run(*options); };
   });
 }
 

@@ -39,17 +39,26 @@ struct EncodeKind {
 /// for rows are shorter than 2^63 here.
 inline constexpr float kLeastDividend = 0x1p-62f;
 
-/// Whether a value that went in may be too small to divide so: a quick look, which also says yes to zeros, and of BF16 to values of 2 and
-/// more. (Of all words of BF16 a bit is set that is set in exponents of 2^-63 to 2, and from 2^65.)
+/// Whether a value that went in may be too small to divide so: it also says yes to zeros.
 template <bool kBf16>
 class MaybeSmall {
  public:
-  __device__ __forceinline__ void add_words(const uint4& w) { all_ &= w.x & w.y & w.z & w.w; }
+  __device__ __forceinline__ void add_pair(std::uint32_t word) {
+#if __CUDA_ARCH__ >= 900
+    least_pair_ = __viaddmin_u16x2(word, word, least_pair_);  // one instruction: doubled, a value has lost its sign
+#else
+    least_pair_ = __vminu2((word & 0x7fff7fffu) << 1, least_pair_);
+#endif
+  }
   __device__ __forceinline__ void add(float x) { least_ = fminf(least_, fabsf(x)); }
-  __device__ __forceinline__ bool get() const { return kBf16 ? (all_ & 0x20002000u) != 0x20002000u : least_ < kLeastDividend; }
+  __device__ __forceinline__ bool get() const {
+    if constexpr (!kBf16) return least_ < kLeastDividend;
+    const std::uint32_t limit = __float_as_uint(kLeastDividend) >> 15;
+    return (least_pair_ & 0xffffu) < limit || (least_pair_ >> 16) < limit;
+  }
 
  private:
-  std::uint32_t all_ = 0xffffffffu;
+  std::uint32_t least_pair_ = 0xffffffffu;
   float least_ = 1.0f;
 };
 
@@ -66,12 +75,12 @@ __device__ __forceinline__ void read_chunk(DType dtype, const std::uint8_t* stag
   } else {
     const uint4 words = reinterpret_cast<const uint4*>(stage)[chunk];
     const std::uint32_t w[4] = {words.x, words.y, words.z, words.w};
-    if constexpr (K::kDivideFirst && K::kBf16) small.add_words(words);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       if constexpr (K::kBf16) {
         x[2 * i] = __uint_as_float((w[i] << 16) + sign[2 * i]);
         x[2 * i + 1] = __uint_as_float((w[i] & 0xffff0000u) ^ sign[2 * i + 1]);
+        if constexpr (K::kDivideFirst) small.add_pair(w[i]);
       } else {
         const std::uint32_t word = w[i] ^ (sign[2 * i] >> 16) ^ sign[2 * i + 1];
         const float2 pair = __half22float2(*reinterpret_cast<const __half2*>(&word));
@@ -95,26 +104,6 @@ __device__ __forceinline__ float sum_chunk(const float (&x)[8]) {
     pairs[i] = exact ? __fmaf_rn(b, b, first) : first + b * b;
   }
   return (pairs[0] + pairs[1]) + (pairs[2] + pairs[3]);
-}
-
-/// Sums over rows of terms that lie by chunk, as pairwise trees over chunks: terms[i] is chunk lane + 32 i's. Lane l gets the sum of
-/// the row of its chunk l % 4: the four rows of a group of lanes spread over them while they are added.
-template <class T>
-__device__ __forceinline__ float sum_chunks(const float (&terms)[4], int lane) {
-  const bool odd = (lane & 1) != 0, upper = (lane & 2) != 0;
-  const float first = (odd ? terms[1] : terms[0]) + __shfl_xor_sync(0xffffffffu, odd ? terms[0] : terms[1], 1);
-  const float second = (odd ? terms[3] : terms[2]) + __shfl_xor_sync(0xffffffffu, odd ? terms[2] : terms[3], 1);
-  float sum = (upper ? second : first) + __shfl_xor_sync(0xffffffffu, upper ? first : second, 2);
-#pragma unroll
-  for (int lanes = 4; lanes < T::kChunks; lanes *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
-  return sum;
-}
-
-/// The lane that sum_chunks() gives row `row` of the tile.
-template <class T>
-__device__ __forceinline__ int lane_of_sum(int row) {
-  constexpr int kTogether = 32 / T::kChunks;  // rows of chunk i of all lanes
-  return row % kTogether * T::kChunks + row / kTogether;
 }
 
 /// x := x / length with the correctly rounded reciprocal: divide_row()'s fast way.
@@ -188,32 +177,6 @@ __device__ __noinline__ bool holds_small(const EncodeArgs& args, std::int64_t fi
 }
 
 // ---- Helpers, by column.
-
-/// The pairwise sum over a row of terms that lie by column: terms[c], the tree over a lane's elements of chunk c. Shares of four
-/// chunks and rows are padded, so that lanes that write together meet in no bank.
-template <class T>
-__device__ __forceinline__ float sum_row(const float (&terms)[T::kChunks], float* scratch, int row, int m) {
-  constexpr int kLanes = T::kLanesPerRow;
-  constexpr int kShare = T::kWidth == 1 ? 4 * kLanes : 4 * kLanes + 4;
-  constexpr int kRow = kShare * (T::kChunks / 4) + (T::kWidth == 1 ? 8 : 4);
-  static_assert(kRow * T::kRows <= T::kFloats);
-  float* mine = scratch + row * kRow;
-  __syncwarp();
-#pragma unroll
-  for (int c = 0; c < T::kChunks; ++c) mine[c / 4 * kShare + c % 4 * kLanes + m] = terms[c];
-  __syncwarp();
-  float four[4 * kLanes];
-#pragma unroll
-  for (int i = 0; i < kLanes; ++i) {
-    const float4 f = *reinterpret_cast<const float4*>(mine + kShare * m + 4 * i);
-    four[4 * i] = f.x, four[4 * i + 1] = f.y, four[4 * i + 2] = f.z, four[4 * i + 3] = f.w;
-  }
-  float sum = sum_tree<4 * kLanes>(four);
-#pragma unroll
-  for (int lanes = 1; lanes < kLanes; lanes *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
-  __syncwarp();
-  return sum;
-}
 
 /// The codes of a lane's columns, and for least-squares norms <y, c> over the lane's elements of each chunk.
 template <class K>

@@ -31,13 +31,15 @@ class TileStages {
   /// Starts copying `bytes` bytes, a multiple of 16 and at most stage_bytes; 0: none are left. No lane reads this stage any more.
   __device__ __forceinline__ void start(int turn, const std::uint8_t* from, int bytes) const {
 #if __CUDA_ARCH__ >= 900
-    if (lane_ != 0 || bytes == 0) return;
-    const std::uint32_t barrier = barriers_ + 8u * static_cast<std::uint32_t>(turn);
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                     shared_address(stage(turn))),
-                 "l"(from), "r"(bytes), "r"(barrier)
-                 : "memory");
+    if (bytes == 0) return;
+    asm volatile(
+        "{.reg .pred p;\n"
+        "elect.sync _|p, 0xffffffff;\n"
+        "@p mbarrier.arrive.expect_tx.shared::cta.b64 _, [%3], %2;\n"
+        "@p cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];}" ::"r"(
+            shared_address(stage(turn))),
+        "l"(from), "r"(bytes), "r"(barriers_ + 8u * static_cast<std::uint32_t>(turn))
+        : "memory");
 #else
     for (int at = 16 * lane_; at < bytes; at += 512) {
       asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(stage(turn) + at)), "l"(from + at));

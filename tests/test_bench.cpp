@@ -119,6 +119,27 @@ TEST_CASE("the case list is the product of its axes, and every case has a codec"
   for (const Case& item : cases) CHECK_NOTHROW(Codec(default_scheme(item.bits, item.dim)));
 }
 
+TEST_CASE("cases of native TQ3 have its table and divide rows first") {
+  CaseAxes axes = bench_axes();
+  axes.dims = {128};
+  axes.tq3 = true;
+  axes.norms = {NormMode::kRaw, NormMode::kCorrected};
+  const std::vector<Case> cases = list_cases(axes);
+  CHECK(cases.size() == 3 * 3 * 2);
+  for (const Case& item : cases) {
+    const Codec codec(scheme_of(item));
+    CHECK(codec.divides_first());
+    CHECK(codec.scheme().norm == item.norm);
+    CHECK(describe(item).ends_with(", native TQ3"));
+  }
+  const std::vector<std::uint8_t> rows = make_bench_rows(DType::kBf16, 128, 3200);
+  const BenchResult groups = run_case(cases.front(), rows, *make_cpu_backend(), 2, 1);
+  CHECK(groups.failure == "");
+  Case plain = cases.front();
+  plain.tq3 = false;
+  CHECK(run_case(plain, rows, *make_cpu_backend(), 2, 1).hash != groups.hash);
+}
+
 TEST_CASE("the parity list meets every path of the code") {
   const CaseAxes axes = parity_axes();
   std::set<int> orders;

@@ -84,6 +84,22 @@ class Bench(CliTest):
         for device in ("gpu", "cuda:", "cuda:x", "cuda:-1"):
             self.refused(USAGE, "cuda:N", "bench", "--device", device)
 
+    def test_weights_are_cases_of_native_tq3(self):
+        cases = self.bench("--weights", "300x512", "--op", "encode", "--threads", 1, "--bits", "3,2")["cases"]
+        self.assertEqual([(c["codebook"], c["norm"], c["bits"], c["dim"], c["bytes"]) for c in cases],
+                         [(f"vj-d128-b{bits}", "corrected", bits, 128, 300 * 512 * 2) for bits in (3, 2)])
+        groups = self.bench("--weights", "300x512", "--op", "decode", "--threads", 1, "--bits", 3, "--dim", "64,256", "--norm", "raw")
+        self.assertEqual([(c["codebook"], c["norm"]) for c in groups["cases"]], [("vj-d64-b3", "raw"), ("vj-d256-b3", "raw")])
+        self.assertIn("300x512 BF16 weights", self.tq("bench", "--weights", "300x512", "--op", "encode", "--bits", 3, "--threads", 1,
+                                                      "--repeat", 1, "--quiet").stdout.splitlines()[0])
+        for shape in ("", "300", "300x", "x512", "0x512", "300x512x1", "300x 512", "1000001x128", "-1x128", "1000000x1000000"):
+            with self.subTest(shape=shape):
+                self.refused(USAGE, ["--weights"], "bench", f"--weights={shape}")
+        for options in (["--dim", 96], ["--dim", "64,100"], ["--bits", 5], ["--bits", 1]):
+            with self.subTest(options=options):
+                self.refused(USAGE, ["--weights"], "bench", "--weights", "300x512", *options)
+        self.refused(USAGE, ["--weights", "whole"], "bench", "--weights", "300x500")
+
     def test_the_operation_that_was_asked_for(self):
         for op in ("encode", "decode", "compare"):
             cases = self.bench("--op", op, "--threads", 1, "--dim", 64, "--bits", "4,1")["cases"]
