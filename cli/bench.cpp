@@ -6,12 +6,14 @@
 #include <sys/utsname.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <ctime>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "cli/command.h"
+#include "cli/options.h"
 #include "cli/table.h"
 #include "cli/terminal.h"
 #include "lib/device.h"
@@ -33,6 +35,8 @@ struct Options {
   std::string target = "auto";
   std::string device = "cpu";
   std::uint64_t megabytes = 64;
+  std::string weights;      ///< as given
+  std::uint64_t bytes = 0;  ///< of a case: megabytes, or those of the weights
   int repeat = 7;
   bool json = false;
   bool quiet = false;
@@ -74,10 +78,40 @@ bool is_measured(const Case& item, std::size_t backend) {
   return backend == 0 || item.operation != Operation::kCompare;
 }
 
+/// "RxC": one case of that many BF16 weights, in groups of each dim.
+void choose_weights(Options& options, bool dims_given) {
+  std::uint64_t sides[2] = {};
+  const char* at = options.weights.data();
+  const char* const end = at + options.weights.size();
+  bool right = true;
+  for (std::uint64_t& side : sides) {
+    const auto [next, error] = std::from_chars(at, end, side);
+    right &= error == std::errc() && side >= 1 && side <= 1000000;
+    at = next;
+    if (&side == sides) right &= at != end && *at++ == 'x';
+  }
+  const std::uint64_t bytes = 2 * sides[0] * sides[1];
+  if (!right || at != end || bytes > std::uint64_t{16384} * 1000000) {
+    throw UsageError(fmt::format("--weights: '{}' is not ROWSxCOLUMNS of at most 16384 MB, such as 14336x4096", options.weights));
+  }
+  options.bytes = bytes;
+  options.axes.tq3 = true;
+  if (!dims_given) options.axes.dims = {128};
+  for (const int dim : options.axes.dims) {
+    if ((dim != 64 && dim != 128 && dim != 256) || sides[1] % static_cast<std::uint64_t>(dim) != 0) {
+      throw UsageError(fmt::format("--weights {}: groups have 64, 128 or 256 values, of which a row holds whole ones; --dim {} does not",
+                                   options.weights, dim));
+    }
+  }
+  for (const int bits : options.axes.bits) {
+    if (bits < 2 || bits > 4) throw UsageError(fmt::format("--weights: native TQ3 has 2 to 4 bits, and --bits is {}", bits));
+  }
+}
+
 Report measure_device(const Options& options, const DeviceChoice& device) {
   const auto bench = make_device_bench(device.number);
   const std::vector<Case> cases = list_cases(options.axes);
-  const std::uint64_t bytes = options.megabytes * 1000000;
+  const std::uint64_t bytes = options.bytes;
   ProgressBar bar("bench", (cases.size() + 1) * bytes, ProgressBar::Unit::kBytes, options.quiet);
   const Progress progress = bar.callback();
   Report report;
@@ -87,7 +121,6 @@ Report measure_device(const Options& options, const DeviceChoice& device) {
   std::vector<std::uint8_t> rows;
   int dim = 0;
   for (const Case& item : cases) {
-    if (item.operation == Operation::kCompare) continue;
     if (item.dim != dim) {
       dim = item.dim;
       const std::uint64_t row_bytes = static_cast<std::uint64_t>(dim) * size_of(item.dtype);
@@ -102,7 +135,7 @@ Report measure_device(const Options& options, const DeviceChoice& device) {
 Report measure(const Options& options) {
   const auto backends = make_backends(options.target);
   const std::vector<Case> cases = list_cases(options.axes);
-  const std::uint64_t bytes = options.megabytes * 1000000;
+  const std::uint64_t bytes = options.bytes;
   std::uint64_t runs = options.threads.size();  // the copies
   for (const Case& item : cases) {
     for (std::size_t b = 0; b < backends.size(); ++b) {
@@ -136,8 +169,9 @@ Report measure(const Options& options) {
 }
 
 std::string format_table(const Report& report, const Options& options) {
-  std::string text = fmt::format("{} of BF16 rows a case; GB/s of these bytes, median of {} runs\n",
-                                 format_bytes(options.megabytes * 1000000), options.repeat);
+  std::string text = fmt::format("{} of {} a case; GB/s of these bytes, median of {} runs\n", format_bytes(options.bytes),
+                                 options.weights.empty() ? "BF16 rows" : options.weights + " BF16 weights as native TQ3",
+                                 options.repeat);
   if (!report.gpu.empty()) {
     text += fmt::format("{}\ncopy in device memory: {:.1f} GB/s read and as much written\n", report.gpu,
                         report.copies.front().gb_per_s);
@@ -196,6 +230,7 @@ Json case_json(const BenchResult& r, const char* share, double share_of_copy) {
           {"norm", name_of(r.item.norm)},
           {"dtype", name_of(r.item.dtype)},
           {"effort", r.item.effort},
+          {"codebook", scheme_of(r.item).codebook},
           {"target", r.target},
           {"threads", r.threads},
           {"rows", r.rows},
@@ -234,7 +269,9 @@ std::string format_json(const Report& report, const Options& options) {
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
-ExitCode run(Options options) {
+ExitCode run(Options options, bool dims_given) {
+  options.bytes = options.megabytes * 1000000;
+  if (!options.weights.empty()) choose_weights(options, dims_given);
   for (const Operation operation : bench_axes().operations) {
     if (options.operation == name_of(operation)) options.axes.operations = {operation};
   }
@@ -248,7 +285,7 @@ ExitCode run(Options options) {
   if (searches && !options.norms.empty() && options.norms != std::vector<std::string>{"least-squares"}) {
     throw UsageError("--effort 1 to 3 has least-squares norms: leave --norm out, or give --norm least-squares");
   }
-  if (options.norms.empty()) options.axes.norms = {NormMode::kRaw};
+  if (options.norms.empty()) options.axes.norms = {options.weights.empty() ? NormMode::kRaw : NormMode::kCorrected};
   const DeviceChoice device = parse_device(options.device);
   if (device.kind == DeviceKind::kAuto) throw UsageError("--device auto: say what to measure: cpu, cuda or cuda:N");
   const Report report = device.kind == DeviceKind::kCpu ? measure(options) : measure_device(options, device);
@@ -273,6 +310,7 @@ void add_bench(CLI::App& app, Command& command) {
       "Examples: tq bench --dim 128 --threads 1\n"
       "          tq bench --op encode --dim 128 --bits 3,4 --target all --threads 1 --json\n"
       "          tq bench --op encode --dim 128 --bits 3,4 --effort 0,1,2,3 --threads 1\n"
+      "          tq bench --op encode --bits 3 --weights 14336x4096 --device cuda\n"
       "Rates are of the BF16 rows: input of encode, output of decode, one side of compare. Each "
       "result is checked "
       "before it is\ntimed: relative MSE within 2 % of the codebook's D, a sample of rows equal to "
@@ -289,7 +327,8 @@ void add_bench(CLI::App& app, Command& command) {
                   "encode, decode, compare (error statistics of rows and their "
                   "reconstruction) or all")
       ->check(CLI::IsMember({"encode", "decode", "compare", "all"}));
-  add_list("--dim", options->axes.dims, "elements of a row, 8..1024, a list", kMinDim, kMaxRowDim);
+  CLI::Option* dims =
+      add_list("--dim", options->axes.dims, "elements of a row, 8..1024, a list", kMinDim, kMaxRowDim);
   add_list("--bits", options->axes.bits, "bits of a code, 1..8, a list", kMinBits, kMaxBits);
   add_list("--effort", options->axes.efforts,
            "effort of encode, 0..3, a list: 0 takes the nearest levels, 1..3 search the scale of "
@@ -307,15 +346,21 @@ void add_bench(CLI::App& app, Command& command) {
       ->allow_extra_args(false)
       ->check(CLI::IsMember({"raw", "corrected", "least-squares"}));
   sub->add_option("--device", options->device,
-                  "cpu, cuda or cuda:N; on a GPU rows lie in its memory, and times are of its kernels alone");
+                  "cpu, cuda or cuda:N; on a GPU rows lie in its memory, and times are of its kernels alone")
+      ->check(device_name());
   sub->add_option("--mb", options->megabytes,
                   "BF16 rows of a case, 1..16384 MB; more than the caches hold shows memory")
       ->check(CLI::Range(1, 16384));
+  sub->add_option("--weights", options->weights,
+                  "ROWSxCOLUMNS: in place of --mb, that many BF16 weights as pack-weights codes them, in groups of --dim 64, 128 "
+                  "(default) or 256 values, 2 to 4 bits, corrected norms unless --norm says another");
   sub->add_option("--repeat", options->repeat, "timed runs of a case, 1..1000; one more warms up")
       ->check(CLI::Range(1, 1000));
   sub->add_flag("--json", options->json, "print JSON");
   sub->add_flag("--quiet", options->quiet, "no progress on stderr");
-  sub->callback([options, &command] { command = [options] { return run(*options); }; });
+  sub->callback([options, dims, &command] {
+    command = [options, given = dims->count() > 0] { return run(*options, given); };
+  });
 }
 
 }  // namespace tq::cli

@@ -153,9 +153,9 @@ void ThreadOption::declare(CLI::App& app) {
   app.add_option("--threads", threads, "threads, 1..1024; no byte depends on it")->check(CLI::Range(1, kMostThreads));
 }
 
-void DeviceOption::declare(CLI::App& app) {
-  app.add_option("--device", name_,
-                 "where codes are made and read: auto (a GPU where there is one), cpu, cuda or cuda:N; no byte depends on it");
+void DeviceOption::declare(CLI::App& app, const char* what, const char* promise) {
+  app.add_option("--device", name_, fmt::format("where {}: auto (a GPU where there is one), cpu, cuda or cuda:N; {}", what, promise))
+      ->check(device_name());
 }
 
 Device DeviceOption::open() const {
@@ -168,6 +168,19 @@ ModelDevice DeviceOption::open_model(const Device& device) {
   ModelDevice model = open_model_device(device);
   if (!model.note.empty()) warn(model.note);
   return model;
+}
+
+CLI::Validator device_name() {
+  return CLI::Validator(
+      [](std::string& text) {
+        try {
+          parse_device(text);
+          return std::string();
+        } catch (const UsageError& error) {
+          return std::string(error.what());
+        }
+      },
+      "DEVICE");
 }
 
 CLI::Validator not_negative() {

@@ -90,11 +90,9 @@ ExitCode judge(const Options& options, const WeightsReport& report) {
 
 /// "reading 31 %, writing 21 %, processors 48 % of the threads' time".
 std::string describe_seconds(const PackSeconds& seconds) {
-  double sum = 0;
-  for (const auto& [name, spent] : seconds.all()) sum += spent;
   std::string text;
   for (const auto& [name, spent] : seconds.all()) {
-    if (spent > 0) text += fmt::format("{}{} {:.0f} %", text.empty() ? "" : ", ", name, 100 * spent / sum);
+    if (spent > 0) text += fmt::format("{}{} {:.0f} %", text.empty() ? "" : ", ", name, 100 * spent / seconds.sum());
   }
   return text + " of the threads' time";
 }
@@ -142,7 +140,7 @@ ExitCode run(const Options& options) {
     if (options.gates.max_rel_mse || options.gates.max_rel_mse_ratio) {
       throw Error(fmt::format("{}: is complete already, and what was measured while it was packed is not kept; 'tq verify --weights' measures it again", options.output));
     }
-    if (options.json) fmt::print("{}\n", nlohmann::json{{"output", options.output}, {"complete", true}, {"tensors_resumed", plan.items.size()}}.dump(2));
+    if (options.json) fmt::print("{}\n", nlohmann::ordered_json{{"schema_version", kPackReportVersion}, {"output", options.output}, {"complete", true}, {"tensors_resumed", plan.items.size()}}.dump(2));
     say(options.quiet, fmt::format("{}: is complete already", options.output));
     return ExitCode::kDone;
   }
@@ -224,7 +222,7 @@ void declare_how(CLI::App& sub, Options& o) {
   sub.add_option("--max-rel-mse-ratio", o.gates.max_rel_mse_ratio,
                  "gate: largest ratio of a tensor's relative MSE to D, the codebook's exact distortion; beyond it, exit 1")
       ->check(not_negative())->group("Gates");
-  sub.add_flag("--json", o.json, "print JSON instead of the table");
+  sub.add_flag("--json", o.json, "print JSON instead of the table (docs/pack-weights.schema.json)");
   sub.add_flag("--quiet", o.quiet, "no progress and no summary on stderr");
 }
 

@@ -114,7 +114,7 @@ void add_plan(CLI::App& app, Command& command) {
   const char* group = "Source (exactly one)";
   options->model.declare(*sub, group);
   sub->add_option("--kv", options->kv, "a KV dump with queries: the cost is that of its attention")->group(group);
-  sub->add_option("--tokens", options->tokens, "with --model: the first N tokens of the text, in windows (default up to 128)")
+  sub->add_option("--tokens", options->tokens, "with --model: the first N tokens of the text, 1..2147483648, in windows (default up to 128)")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 31))->default_str("")->group("With --model");
   const char* limit = "Limit (exactly one)";
   sub->add_option("--bytes-per-token", options->plan.bytes_per_token, "K and V of all layers take at most so many bytes a token, norms "
@@ -124,7 +124,8 @@ void add_plan(CLI::App& app, Command& command) {
                                                       "the output of attention")->check(not_negative())->group(limit);
   options->scheme.declare(*sub);
   options->threads.declare(*sub);
-  options->device.declare(*sub);
+  options->device.declare(*sub, "codes are made, a model runs and attention is measured",
+                          "no code depends on it, and of a model's numbers the last digits");
   sub->add_option("-o,--output", options->output, "write the plan as a file for --scheme of pack-kv and verify");
   sub->add_flag("--force", options->force, "overwrite the output");
   sub->add_flag("--json", options->json, "print JSON");

@@ -169,7 +169,7 @@ Json weights_json(const WeightsReport& report) {
   const WeightPlan& plan = *report.plan;
   const WeightOptions& options = plan.options;
   const std::uint64_t input = plan.part_input_bytes(report.run->part);
-  Json json = {{"model", report.run->model}, {"source", report.run->source_dir}, {"output", report.output},
+  Json json = {{"schema_version", kPackReportVersion}, {"model", report.run->model}, {"source", report.run->source_dir}, {"output", report.output},
                {"bits", options.bits}, {"group_size", options.group_size}, {"sensitive_bits", options.sensitive_bits},
                {"effort", options.effort}, {"part", report.run->part}, {"parts", options.parts},
                {"dry_run", report.result == nullptr}, {"complete", report.result != nullptr && report.result->is_complete},

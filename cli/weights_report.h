@@ -11,6 +11,9 @@
 
 namespace tq::cli {
 
+/// Of docs/pack-weights.schema.json; a field that changes, appears or goes raises it.
+inline constexpr int kPackReportVersion = 1;
+
 /// What there is to report. `result` is nullptr for a dry run.
 struct WeightsReport {
   const WeightPlan* plan;

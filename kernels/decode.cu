@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(kRowsPerBlock)
 
 template <int Bits>
 void launch_decode(const DecodeArgs& args) {
-  const auto blocks = static_cast<unsigned>((args.count + kRowsPerBlock - 1) / kRowsPerBlock);
+  const unsigned blocks = plain_blocks(args.count);
   if (args.rotation.dim <= 256) {
     decode_any<Bits, 256><<<blocks, kRowsPerBlock>>>(args, *args.codebook);
   } else {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <charconv>
+#include <cstdlib>
 
 #include "kernels/gpu_backend.h"
 #include "kernels/gpu_forward.h"
@@ -21,12 +22,14 @@ DeviceChoice parse_device(std::string_view text) {
     const auto [end, error] = std::from_chars(text.data() + kNumbered.size(), last, choice.number);
     if (error == std::errc() && end == last && choice.number >= 0) return choice;
   }
-  throw UsageError(fmt::format("--device: '{}' is none of auto, cpu, cuda, cuda:N", text));
+  throw UsageError(fmt::format("'{}' is none of auto, cpu, cuda, cuda:N", text));
 }
 
 Device open_device(const DeviceChoice& choice) {
   if (choice.kind == DeviceKind::kCuda) return {make_cuda_backend(choice.number), choice.number, "", true};
-  if (choice.kind == DeviceKind::kCpu || !describe_missing_cuda().empty()) return {make_cpu_backend(), std::nullopt, "", false};
+  const char* const cpu_target = std::getenv("TQ_CPU");  // who names one means the CPU
+  const bool wants_cpu = choice.kind == DeviceKind::kCpu || (cpu_target != nullptr && *cpu_target != '\0');
+  if (wants_cpu || !describe_missing_cuda().empty()) return {make_cpu_backend(), std::nullopt, "", false};
   try {
     return {make_cuda_backend(choice.number), choice.number, "", false};
   } catch (const Error& error) {

@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kRowsPerBlock)
 
 template <int Bits>
 void launch_encode(const EncodeArgs& args, unsigned long long* first_refused) {
-  const auto blocks = static_cast<unsigned>((args.count + kRowsPerBlock - 1) / kRowsPerBlock);
+  const unsigned blocks = plain_blocks(args.count);
   if (args.rotation.dim <= 256) {
     encode_any<Bits, 256><<<blocks, kRowsPerBlock>>>(args, *args.codebook, first_refused);
   } else {

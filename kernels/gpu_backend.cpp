@@ -22,6 +22,7 @@ constexpr std::int64_t kChunkBytes = std::int64_t{4} << 20;
 
 constexpr std::int64_t kNone = -1;
 constexpr std::int64_t kFloatBytes = sizeof(float);
+constexpr std::int64_t kFlagBytes = sizeof(unsigned long long);
 
 class Event {
  public:
@@ -46,27 +47,8 @@ class Event {
 struct Lane {
   DeviceRotation rotation;
   DeviceTable matrix;
-  StagedBuffer rows, x_hat, codes, norms, sums, refused;
+  StagedBuffer in, out;
   Event start, uploaded, computed, downloaded;
-
-  void begin() {
-    start.record();
-    constexpr unsigned long long kHighest = ~0ULL;
-    refused.start_upload(&kHighest, sizeof(kHighest), "clearing the refused row");
-  }
-
-  /// Waits for all that was started. The row that the kernel refused, or kNone.
-  std::int64_t finish(const char* doing, DeviceSeconds& spent) {
-    refused.start_download(sizeof(unsigned long long), doing);
-    downloaded.record();
-    check_cuda(cudaStreamSynchronize(cudaStreamPerThread), doing);
-    spent.upload += uploaded.seconds_since(start);
-    spent.kernels += computed.seconds_since(uploaded);
-    spent.download += downloaded.seconds_since(computed);
-    unsigned long long row = 0;
-    refused.take(&row, sizeof(row));
-    return row == ~0ULL ? kNone : static_cast<std::int64_t>(row);
-  }
 };
 
 class CudaBackend final : public Backend {
@@ -77,26 +59,30 @@ class CudaBackend final : public Backend {
 
   std::int64_t encode(const Codec& codec, DType dtype, const void* rows, std::int64_t count, std::uint8_t* codes,
                       float* norms) const override {
-    if (codec.effort() != 0) return cpu_->encode(codec, dtype, rows, count, codes, norms);  // the search is there alone
     const Scheme& scheme = codec.scheme();
     const math::NormRule rule{scheme.norm, scheme.norm_dtype == DType::kF16, codec.divides_first()};
     const std::int64_t code_bytes = scheme.code_bytes();
     const std::int64_t row_bytes = bytes_of_row(scheme.dim, dtype);
     return each_chunk(count, row_bytes, "encoding", [&](Lane& lane, std::int64_t start, std::int64_t here) {
       const math::RotationView rotation = lane.rotation.upload(codec.rotation());
-      lane.rows.start_upload(static_cast<const std::uint8_t*>(rows) + start * row_bytes, here * row_bytes, "copying rows");
-      lane.codes.reserve(here * code_bytes);
-      lane.norms.reserve(here * kFloatBytes);
-      lane.uploaded.record();
-      cuda::encode_rows({rotation, &codec.codebook(), rule, dtype, lane.rows.as<std::uint8_t>(), here,
-                         lane.codes.as<std::uint8_t>(), lane.norms.as<float>()},
-                        lane.refused.as<unsigned long long>());
-      lane.computed.record();
-      lane.codes.start_download(here * code_bytes, "copying codes back");
-      lane.norms.start_download(here * kFloatBytes, "copying norms back");
+      lane.in.lay_out({here * row_bytes});
+      lane.out.lay_out({kFlagBytes, here * code_bytes, here * kFloatBytes});
+      lane.in.fill(0, static_cast<const std::uint8_t*>(rows) + start * row_bytes, here * row_bytes);
+      clear_flag(lane);
+      send(lane);
+      const EncodeArgs args{rotation, &codec.codebook(), rule, dtype, lane.in.at<std::uint8_t>(0), here,
+                            lane.out.at<std::uint8_t>(1), lane.out.at<float>(2)};
+      auto* refused = lane.out.at<unsigned long long>(0);
+      if (codec.effort() == 0) {
+        cuda::encode_rows(args, refused);
+      } else {
+        cuda::search_rows(args, math::make_scale_search(codec.codebook(), codec.effort()), refused);
+      }
+      fetch(lane, lane.out);
     }, [&](const Lane& lane, std::int64_t start, std::int64_t here) {
-      lane.codes.take(codes + start * code_bytes, here * code_bytes);
-      lane.norms.take(norms + start, here * kFloatBytes);
+      lane.out.take(1, codes + start * code_bytes, here * code_bytes);
+      lane.out.take(2, norms + start, here * kFloatBytes);
+      return read_flag(lane);
     });
   }
 
@@ -106,16 +92,17 @@ class CudaBackend final : public Backend {
     const std::int64_t row_bytes = bytes_of_row(codec.scheme().dim, dtype);
     each_chunk(count, row_bytes, "decoding", [&](Lane& lane, std::int64_t start, std::int64_t here) {
       const math::RotationView rotation = lane.rotation.upload(codec.rotation());
-      lane.codes.start_upload(codes + start * code_bytes, here * code_bytes, "copying codes");
-      lane.norms.start_upload(norms + start, here * kFloatBytes, "copying norms");
-      lane.rows.reserve(here * row_bytes);
-      lane.uploaded.record();
-      cuda::decode_rows({rotation, &codec.codebook(), dtype, lane.codes.as<std::uint8_t>(), lane.norms.as<float>(), here,
-                         lane.rows.as<std::uint8_t>()});
-      lane.computed.record();
-      lane.rows.start_download(here * row_bytes, "copying rows back");
+      lane.in.lay_out({here * code_bytes, here * kFloatBytes});
+      lane.out.lay_out({here * row_bytes});
+      lane.in.fill(0, codes + start * code_bytes, here * code_bytes);
+      lane.in.fill(1, norms + start, here * kFloatBytes);
+      send(lane);
+      cuda::decode_rows({rotation, &codec.codebook(), dtype, lane.in.at<std::uint8_t>(0), lane.in.at<float>(1), here,
+                         lane.out.at<std::uint8_t>(0)});
+      fetch(lane, lane.out);
     }, [&](const Lane& lane, std::int64_t start, std::int64_t here) {
-      lane.rows.take(static_cast<std::uint8_t*>(rows) + start * row_bytes, here * row_bytes);
+      lane.out.take(0, static_cast<std::uint8_t*>(rows) + start * row_bytes, here * row_bytes);
+      return kNone;
     });
   }
 
@@ -127,20 +114,20 @@ class CudaBackend final : public Backend {
     const std::int64_t row_bytes = bytes_of_row(dim, dtype);
     return each_chunk(count, dim * kFloatBytes, "sketching residuals", [&](Lane& lane, std::int64_t start, std::int64_t here) {
       const float* matrix = upload_sketch_matrix(codec, lane);
-      lane.rows.start_upload(static_cast<const std::uint8_t*>(rows) + start * row_bytes, here * row_bytes, "copying rows");
-      lane.x_hat.start_upload(x_hat + start * dim, here * dim * kFloatBytes, "copying reconstructed rows");
-      lane.codes.reserve(here * sign_bytes);
-      lane.norms.reserve(here * kFloatBytes);
-      lane.uploaded.record();
-      cuda::sketch_rows({matrix, dim, f16_norms, dtype, lane.rows.as<std::uint8_t>(), lane.x_hat.as<float>(), here,
-                         lane.codes.as<std::uint8_t>(), lane.norms.as<float>()},
-                        lane.refused.as<unsigned long long>());
-      lane.computed.record();
-      lane.codes.start_download(here * sign_bytes, "copying signs back");
-      lane.norms.start_download(here * kFloatBytes, "copying norms back");
+      lane.in.lay_out({here * row_bytes, here * dim * kFloatBytes});
+      lane.out.lay_out({kFlagBytes, here * sign_bytes, here * kFloatBytes});
+      lane.in.fill(0, static_cast<const std::uint8_t*>(rows) + start * row_bytes, here * row_bytes);
+      lane.in.fill(1, x_hat + start * dim, here * dim * kFloatBytes);
+      clear_flag(lane);
+      send(lane);
+      cuda::sketch_rows({matrix, dim, f16_norms, dtype, lane.in.at<std::uint8_t>(0), lane.in.at<float>(1), here,
+                         lane.out.at<std::uint8_t>(1), lane.out.at<float>(2)},
+                        lane.out.at<unsigned long long>(0));
+      fetch(lane, lane.out);
     }, [&](const Lane& lane, std::int64_t start, std::int64_t here) {
-      lane.codes.take(signs + start * sign_bytes, here * sign_bytes);
-      lane.norms.take(norms + start, here * kFloatBytes);
+      lane.out.take(1, signs + start * sign_bytes, here * sign_bytes);
+      lane.out.take(2, norms + start, here * kFloatBytes);
+      return read_flag(lane);
     });
   }
 
@@ -148,18 +135,20 @@ class CudaBackend final : public Backend {
                     float* x_hat) const override {
     const int dim = codec.scheme().dim;
     const std::int64_t sign_bytes = math::row_bytes(dim, 1);
+    constexpr std::size_t kRows = 2;
     each_chunk(count, dim * kFloatBytes, "adding sketches", [&](Lane& lane, std::int64_t start, std::int64_t here) {
       const float* matrix = upload_sketch_matrix(codec, lane);
-      lane.codes.start_upload(signs + start * sign_bytes, here * sign_bytes, "copying signs");
-      lane.norms.start_upload(norms + start, here * kFloatBytes, "copying norms");
-      lane.x_hat.start_upload(x_hat + start * dim, here * dim * kFloatBytes, "copying reconstructed rows");
-      lane.uploaded.record();
-      cuda::add_sketches({matrix, dim, false, DType::kF32, nullptr, lane.x_hat.as<float>(), here,
-                          lane.codes.as<std::uint8_t>(), lane.norms.as<float>()});
-      lane.computed.record();
-      lane.x_hat.start_download(here * dim * kFloatBytes, "copying rows back");
+      lane.in.lay_out({here * sign_bytes, here * kFloatBytes, here * dim * kFloatBytes});
+      lane.in.fill(0, signs + start * sign_bytes, here * sign_bytes);
+      lane.in.fill(1, norms + start, here * kFloatBytes);
+      lane.in.fill(kRows, x_hat + start * dim, here * dim * kFloatBytes);
+      send(lane);
+      cuda::add_sketches({matrix, dim, false, DType::kF32, nullptr, lane.in.at<float>(kRows), here,
+                          lane.in.at<std::uint8_t>(0), lane.in.at<float>(1)});
+      fetch(lane, lane.in, kRows);
     }, [&](const Lane& lane, std::int64_t start, std::int64_t here) {
-      lane.x_hat.take(x_hat + start * dim, here * dim * kFloatBytes);
+      lane.in.take(kRows, x_hat + start * dim, here * dim * kFloatBytes);
+      return kNone;
     });
   }
 
@@ -169,16 +158,18 @@ class CudaBackend final : public Backend {
     const std::int64_t x_bytes = bytes_of_row(dim, dtype);
     const std::int64_t hat_bytes = bytes_of_row(dim, hat_dtype);
     each_chunk(count, dim * kFloatBytes, "comparing", [&](Lane& lane, std::int64_t start, std::int64_t here) {
-      lane.rows.start_upload(static_cast<const std::uint8_t*>(x) + start * x_bytes, here * x_bytes, "copying rows");
-      lane.x_hat.start_upload(static_cast<const std::uint8_t*>(x_hat) + start * hat_bytes, here * hat_bytes,
-                              "copying reconstructed rows");
-      lane.sums.reserve(here * kSumsBytes);
-      lane.uploaded.record();
-      cuda::compare_rows({dim, dtype, lane.rows.as<std::uint8_t>(), hat_dtype, lane.x_hat.as<std::uint8_t>(), here,
-                          lane.sums.as<RowSums>()});
-      lane.computed.record();
-      lane.sums.start_download(here * kSumsBytes, "copying sums back");
-    }, [&](const Lane& lane, std::int64_t start, std::int64_t here) { lane.sums.take(sums + start, here * kSumsBytes); });
+      lane.in.lay_out({here * x_bytes, here * hat_bytes});
+      lane.out.lay_out({here * kSumsBytes});
+      lane.in.fill(0, static_cast<const std::uint8_t*>(x) + start * x_bytes, here * x_bytes);
+      lane.in.fill(1, static_cast<const std::uint8_t*>(x_hat) + start * hat_bytes, here * hat_bytes);
+      send(lane);
+      cuda::compare_rows({dim, dtype, lane.in.at<std::uint8_t>(0), hat_dtype, lane.in.at<std::uint8_t>(1), here,
+                          lane.out.at<RowSums>(0)});
+      fetch(lane, lane.out);
+    }, [&](const Lane& lane, std::int64_t start, std::int64_t here) {
+      lane.out.take(0, sums + start, here * kSumsBytes);
+      return kNone;
+    });
   }
 
   DeviceSeconds device_seconds() const override {
@@ -194,8 +185,29 @@ class CudaBackend final : public Backend {
     return lane.matrix.upload(s.data(), std::ssize(s), "copying the sketch matrix");
   }
 
-  /// Calls run(lane, first row, rows), which starts a chunk's work, waits for it, and calls take(lane, first row, rows), until all
-  /// rows are done or one is refused: then returns it, else kNone.
+  // The first section of a kernel's results: the first row that it refused, or all ones.
+  static void clear_flag(Lane& lane) {
+    check_cuda(cudaMemsetAsync(lane.out.at<std::byte>(0), 0xff, kFlagBytes), "clearing the refused row");
+  }
+  static std::int64_t read_flag(const Lane& lane) {
+    unsigned long long row = 0;
+    lane.out.take(0, &row, sizeof(row));
+    return row == ~0ULL ? kNone : static_cast<std::int64_t>(row);
+  }
+
+  static void send(Lane& lane) {
+    lane.start.record();
+    lane.in.start_upload("copying to the device");
+    lane.uploaded.record();
+  }
+  static void fetch(Lane& lane, StagedBuffer& from, std::size_t first_section = 0) {
+    lane.computed.record();
+    from.start_download("copying from the device", first_section);
+    lane.downloaded.record();
+  }
+
+  /// Calls run(lane, first row, rows), which starts a chunk's work from send() to fetch(), waits for it, and calls
+  /// take(lane, first row, rows), which returns the row that was refused, or kNone; until all rows are done or one is refused.
   template <class Run, class Take>
   std::int64_t each_chunk(std::int64_t count, std::int64_t row_bytes, const char* doing, Run&& run, Take&& take) const {
     check_cuda(cudaSetDevice(device_), "choosing the device");
@@ -205,10 +217,12 @@ class CudaBackend final : public Backend {
     std::int64_t refused = kNone;
     for (std::int64_t start = 0; start < count && refused == kNone; start += chunk) {
       const std::int64_t here = std::min(chunk, count - start);
-      lane->begin();
       run(*lane, start, here);
-      const std::int64_t row = lane->finish(doing, spent);
-      take(*lane, start, here);
+      check_cuda(cudaStreamSynchronize(cudaStreamPerThread), doing);
+      spent.upload += lane->uploaded.seconds_since(lane->start);
+      spent.kernels += lane->computed.seconds_since(lane->uploaded);
+      spent.download += lane->downloaded.seconds_since(lane->computed);
+      const std::int64_t row = take(*lane, start, here);
       if (row != kNone) refused = start + row;
     }
     give_lane_back(std::move(lane), spent);
@@ -233,7 +247,6 @@ class CudaBackend final : public Backend {
 
   int device_;
   std::string name_;
-  std::unique_ptr<Backend> cpu_ = make_cpu_backend();
   mutable std::mutex mutex_;  ///< guards what follows
   mutable std::vector<std::unique_ptr<Lane>> idle_;
   mutable DeviceSeconds spent_;

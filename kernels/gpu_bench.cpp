@@ -65,24 +65,28 @@ struct Expected {
   std::vector<std::uint8_t> codes;
   std::vector<float> norms;
   std::vector<std::uint8_t> decoded;
+  std::vector<RowSums> sums;
 };
 
 Expected run_on_cpu(const Codec& codec, DType dtype, const std::vector<std::uint8_t>& rows, std::int64_t count) {
   constexpr std::int64_t kPieceRows = 4096;
   const auto backend = make_cpu_backend();
+  const int dim = codec.scheme().dim;
   const std::int64_t code_bytes = codec.scheme().code_bytes();
-  const std::int64_t row_bytes = codec.scheme().dim * static_cast<std::int64_t>(size_of(dtype));
+  const std::int64_t row_bytes = dim * static_cast<std::int64_t>(size_of(dtype));
   Expected e;
   e.codes.resize(static_cast<std::size_t>(count * code_bytes));
   e.norms.resize(static_cast<std::size_t>(count));
   e.decoded.resize(static_cast<std::size_t>(count * row_bytes));
+  e.sums.resize(static_cast<std::size_t>(count));
   parallel_for(default_threads(), (count + kPieceRows - 1) / kPieceRows, [&](std::int64_t piece) {
     const std::int64_t first = piece * kPieceRows;
     const std::int64_t here = std::min(kPieceRows, count - first);
-    backend->encode(codec, dtype, rows.data() + first * row_bytes, here, e.codes.data() + first * code_bytes,
-                    e.norms.data() + first);
-    backend->decode(codec, e.codes.data() + first * code_bytes, e.norms.data() + first, here, dtype,
-                    e.decoded.data() + first * row_bytes);
+    const std::uint8_t* x = rows.data() + first * row_bytes;
+    std::uint8_t* x_hat = e.decoded.data() + first * row_bytes;
+    backend->encode(codec, dtype, x, here, e.codes.data() + first * code_bytes, e.norms.data() + first);
+    backend->decode(codec, e.codes.data() + first * code_bytes, e.norms.data() + first, here, dtype, x_hat);
+    backend->compare(dim, dtype, x, dtype, x_hat, here, e.sums.data() + first);
   });
   return e;
 }
@@ -99,9 +103,120 @@ void check_same(const char* what, const void* ours, const void* expected, std::u
                           at / row_bytes, different, bytes, at % row_bytes));
 }
 
-/// One of the buffer sets that take turns.
+/// One of the buffer sets that take turns: input and output of a launch.
 struct BufferSet {
-  DeviceBuffer rows, codes, norms;
+  DeviceBuffer rows, codes, norms, decoded, sums;
+};
+
+/// What one case launches, on which buffers, and what must come out.
+class CaseRun {
+ public:
+  CaseRun(const Codec& codec, const Case& item, const std::vector<std::uint8_t>& rows, const math::RotationView& rotation,
+          unsigned long long* refused)
+      : codec_(codec),
+        item_(item),
+        rows_(rows),
+        rotation_(rotation),
+        refused_(refused),
+        search_(math::make_scale_search(codec.codebook(), item.effort)),
+        count_(static_cast<std::int64_t>(rows.size()) / row_bytes()),
+        expected_(run_on_cpu(codec, item.dtype, rows, count_)) {}
+
+  void fill(BufferSet& set) const {
+    switch (item_.operation) {
+      case Operation::kEncode:
+        upload(set.rows, rows_);
+        set.codes.reserve(std::ssize(expected_.codes));
+        set.norms.reserve(count_ * 4);
+        break;
+      case Operation::kDecode:
+        upload(set.codes, expected_.codes);
+        upload(set.norms, expected_.norms);
+        set.decoded.reserve(std::ssize(rows_));
+        break;
+      case Operation::kCompare:
+        upload(set.rows, rows_);
+        upload(set.decoded, expected_.decoded);
+        set.sums.reserve(count_ * static_cast<std::int64_t>(sizeof(RowSums)));
+        break;
+    }
+  }
+
+  void launch(const BufferSet& set) const {
+    const Scheme& scheme = codec_.scheme();
+    switch (item_.operation) {
+      case Operation::kEncode: {
+        const EncodeArgs args{rotation_, &codec_.codebook(),
+                              {scheme.norm, scheme.norm_dtype == DType::kF16, codec_.divides_first()}, item_.dtype,
+                              set.rows.as<std::uint8_t>(), count_, set.codes.as<std::uint8_t>(), set.norms.as<float>()};
+        return item_.effort == 0 ? cuda::encode_rows(args, refused_) : cuda::search_rows(args, search_, refused_);
+      }
+      case Operation::kDecode:
+        return cuda::decode_rows({rotation_, &codec_.codebook(), item_.dtype, set.codes.as<std::uint8_t>(), set.norms.as<float>(),
+                                  count_, set.decoded.as<std::uint8_t>()});
+      case Operation::kCompare:
+        return cuda::compare_rows({item_.dim, item_.dtype, set.rows.as<std::uint8_t>(), item_.dtype,
+                                   set.decoded.as<std::uint8_t>(), count_, set.sums.as<RowSums>()});
+    }
+  }
+
+  /// Throws Error if a byte of the output is not the CPU's. Returns its hash.
+  std::uint64_t check(const BufferSet& set) const {
+    XXH64_state_t state;
+    XXH64_reset(&state, 0);
+    switch (item_.operation) {
+      case Operation::kEncode:
+        check_refused();
+        compare("the codes", set.codes, expected_.codes, static_cast<std::uint64_t>(codec_.scheme().code_bytes()), state);
+        compare("the bits of the norm", set.norms, expected_.norms, 4, state);
+        break;
+      case Operation::kDecode:
+        compare("decoded values", set.decoded, expected_.decoded, static_cast<std::uint64_t>(row_bytes()), state);
+        break;
+      case Operation::kCompare: compare("sums", set.sums, expected_.sums, sizeof(RowSums), state); break;
+    }
+    return XXH64_digest(&state);
+  }
+
+  /// Of the CPU's reconstruction.
+  double relative_mse() const {
+    ErrorStats stats;
+    stats.add_sums(expected_.sums, item_.dim);
+    return stats.relative_mse();
+  }
+
+ private:
+  std::int64_t row_bytes() const { return item_.dim * static_cast<std::int64_t>(size_of(item_.dtype)); }
+
+  template <class T>
+  static void upload(DeviceBuffer& to, const std::vector<T>& from) {
+    to.upload(from.data(), std::ssize(from) * static_cast<std::int64_t>(sizeof(T)), "copying to the device");
+  }
+
+  template <class T>
+  static void compare(const char* what, const DeviceBuffer& got, const std::vector<T>& expected, std::uint64_t row_bytes,
+                      XXH64_state_t& hash) {
+    std::vector<T> back(expected.size());
+    const std::uint64_t bytes = back.size() * sizeof(T);
+    got.download(back.data(), static_cast<std::int64_t>(bytes), "copying back what was computed");
+    check_same(what, back.data(), expected.data(), bytes, row_bytes);
+    XXH64_update(&hash, back.data(), bytes);
+  }
+
+  void check_refused() const {
+    unsigned long long refused = 0;
+    check_cuda(cudaMemcpy(&refused, refused_, sizeof(refused), cudaMemcpyDeviceToHost), "encoding");
+    if (refused != ~0ULL) throw Error(fmt::format("row {} of finite values was refused", refused));
+  }
+
+  const Codec& codec_;
+  const Case& item_;
+  const std::vector<std::uint8_t>& rows_;
+  math::RotationView rotation_;
+  unsigned long long* refused_;
+  math::ScaleSearch search_;
+  std::int64_t count_;
+  Expected expected_;
 };
 
 class CudaBench final : public DeviceBench {
@@ -138,7 +253,7 @@ class CudaBench final : public DeviceBench {
 
   BenchResult run_case(const Case& item, const std::vector<std::uint8_t>& rows, int repeat) override {
     check_cuda(cudaSetDevice(device_), "choosing the device");
-    const Codec codec(scheme_of(item));
+    const Codec codec = Codec(scheme_of(item)).with_effort(item.effort);
     const std::int64_t row_bytes = item.dim * static_cast<std::int64_t>(size_of(item.dtype));
     BenchResult result;
     result.item = item;
@@ -157,79 +272,28 @@ class CudaBench final : public DeviceBench {
 
  private:
   void run_checked(const Codec& codec, const std::vector<std::uint8_t>& rows, int repeat, BenchResult& result) {
-    const Case& item = result.item;
-    const std::int64_t count = result.rows;
-    const Expected expected = run_on_cpu(codec, item.dtype, rows, count);
-    const math::RotationView rotation = rotation_.upload(codec.rotation());
-    const Scheme& scheme = codec.scheme();
     constexpr unsigned long long kNone = ~0ULL;
     refused_.upload(&kNone, sizeof(kNone), "clearing the refused row");
+    const CaseRun run(codec, result.item, rows, rotation_.upload(codec.rotation()), refused_.as<unsigned long long>());
     std::vector<BufferSet> sets(std::max<std::size_t>(1, (kColdBytes + rows.size() - 1) / rows.size()));
-    const bool encodes = item.operation == Operation::kEncode;
-    for (BufferSet& set : sets) {
-      if (encodes) {
-        set.rows.upload(rows.data(), static_cast<std::int64_t>(rows.size()), "copying rows");
-        set.codes.reserve(static_cast<std::int64_t>(expected.codes.size()));
-        set.norms.reserve(count * 4);
-      } else {
-        set.rows.reserve(static_cast<std::int64_t>(rows.size()));
-        set.codes.upload(expected.codes.data(), static_cast<std::int64_t>(expected.codes.size()), "copying codes");
-        set.norms.upload(expected.norms.data(), count * 4, "copying norms");
-      }
-    }
+    for (BufferSet& set : sets) run.fill(set);
     std::size_t used = 0;
     const auto launch = [&](std::uint64_t number) {
-      const BufferSet& set = sets[number % sets.size()];
       used = std::max<std::size_t>(used, number % sets.size() + 1);
-      if (encodes) {
-        cuda::encode_rows({rotation, &codec.codebook(), {scheme.norm, scheme.norm_dtype == DType::kF16}, item.dtype,
-                           set.rows.as<std::uint8_t>(), count, set.codes.as<std::uint8_t>(), set.norms.as<float>()},
-                          refused_.as<unsigned long long>());
-      } else {
-        cuda::decode_rows({rotation, &codec.codebook(), item.dtype, set.codes.as<std::uint8_t>(), set.norms.as<float>(),
-                           count, set.rows.as<std::uint8_t>()});
-      }
+      run.launch(sets[number % sets.size()]);
     };
     launch(0);
-    result.hash = check(codec, sets.front(), expected, count, item);
-    ErrorStats stats;
-    compare_rows(*make_cpu_backend(), item.dim, item.dtype, rows.data(), item.dtype, expected.decoded.data(), count, stats);
-    result.relative_mse = stats.relative_mse();
-    if (!(std::abs(result.relative_mse / result.expected_mse - 1) <= kBenchMseTolerance)) {
+    result.hash = run.check(sets.front());
+    result.relative_mse = run.relative_mse();
+    const double ratio = result.relative_mse / result.expected_mse;
+    if (!(ratio <= 1 + kBenchMseTolerance && ratio >= 1 - (result.item.effort > 0 ? kBenchSearchGain : kBenchMseTolerance))) {
       throw Error(fmt::format("the relative MSE is {:.6g}, and the codebook gives {:.6g}", result.relative_mse,
                               result.expected_mse));
     }
     const Timing timing = time_launches(repeat, launch);
-    for (std::size_t i = 0; i < used; ++i) check(codec, sets[i], expected, count, item);
+    for (std::size_t i = 0; i < used; ++i) run.check(sets[i]);
     result.timing = timing;
     result.gb_per_s = static_cast<double>(result.bytes) * 1e-3 / timing.median_us;
-  }
-
-  /// Throws Error if a byte of the output is not the CPU's. Returns its hash.
-  std::uint64_t check(const Codec& codec, const BufferSet& set, const Expected& expected, std::int64_t count, const Case& item) {
-    XXH64_state_t state;
-    XXH64_reset(&state, 0);
-    if (item.operation == Operation::kEncode) {
-      unsigned long long refused = 0;
-      refused_.download(&refused, sizeof(refused), "encoding");
-      if (refused != ~0ULL) throw Error(fmt::format("row {} of finite values was refused", refused));
-      std::vector<std::uint8_t> codes(expected.codes.size());
-      std::vector<float> norms(expected.norms.size());
-      set.codes.download(codes.data(), static_cast<std::int64_t>(codes.size()), "copying codes back");
-      set.norms.download(norms.data(), count * 4, "copying norms back");
-      check_same("the codes", codes.data(), expected.codes.data(), codes.size(),
-                 static_cast<std::uint64_t>(codec.scheme().code_bytes()));
-      check_same("the bits of the norm", norms.data(), expected.norms.data(), norms.size() * 4, 4);
-      XXH64_update(&state, codes.data(), codes.size());
-      XXH64_update(&state, norms.data(), norms.size() * 4);
-    } else {
-      std::vector<std::uint8_t> decoded(expected.decoded.size());
-      set.rows.download(decoded.data(), static_cast<std::int64_t>(decoded.size()), "copying rows back");
-      check_same("decoded values", decoded.data(), expected.decoded.data(), decoded.size(),
-                 static_cast<std::uint64_t>(item.dim) * size_of(item.dtype));
-      XXH64_update(&state, decoded.data(), decoded.size());
-    }
-    return XXH64_digest(&state);
   }
 
   int device_;

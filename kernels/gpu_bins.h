@@ -56,10 +56,14 @@ struct SharedBins {
     }
   }
 
-  /// Shared address of bin 0, less what the bits of `magic` add to a bin's number.
+  /// Shared address of bin 0, less what the bits of `magic` add to a bin's number. In two steps that the compiler cannot take apart, for
+  /// then it would subtract for every value.
   __device__ std::uint32_t origin(float magic) const {
-    return static_cast<std::uint32_t>(__cvta_generic_to_shared(words)) -
-           (kPaired ? 8u : 4u) * (__float_as_uint(magic) - kMaxBins / 2);
+    const std::uint32_t sum = static_cast<std::uint32_t>(__cvta_generic_to_shared(words)) -
+                              (kPaired ? 8u : 4u) * (__float_as_uint(magic) - kMaxBins / 2);
+    std::uint32_t origin;
+    asm volatile("mov.b32 %0, %1;" : "=r"(origin) : "r"(sum));
+    return origin;
   }
 };
 

@@ -23,6 +23,7 @@ namespace {
 constexpr std::int64_t kFloatBytes = sizeof(float);
 constexpr std::int64_t kPartBytes = 2 * kMostParts;  // of a value of x
 constexpr std::int64_t kMostQueries = 512;
+constexpr std::int64_t kLeastSpare = std::int64_t{3} << 30;
 constexpr std::int64_t kMostSpare = std::int64_t{12} << 30;
 
 std::int64_t round_up(std::int64_t value, std::int64_t step) { return (value + step - 1) / step * step; }
@@ -30,12 +31,13 @@ std::int64_t round_up(std::int64_t value, std::int64_t step) { return (value + s
 /// Values from row to row of a result, and of parts.
 std::int64_t stride_of(std::int64_t width) { return round_up(width, 32); }
 
-/// What weights leave alone: a quarter of the device's memory.
+/// What weights leave alone: a quarter of the device's memory, or of what other programs left of it.
 std::int64_t spare_bytes(int device) {
   check_cuda(cudaSetDevice(device), "choosing the device");
   std::size_t free = 0, total = 0;
   check_cuda(cudaMemGetInfo(&free, &total), "asking for free memory");
-  return std::min(kMostSpare, static_cast<std::int64_t>(total / 4));
+  const std::int64_t wanted = std::clamp(static_cast<std::int64_t>(total / 4), kLeastSpare, kMostSpare);
+  return std::min(wanted, static_cast<std::int64_t>(free / 4 * 3));
 }
 
 /// Adds the time of a scope.
@@ -119,8 +121,8 @@ class CudaForward final : public CudaForwardDevice {
   }
 
  private:
-  /// What one call may take for activations.
-  std::int64_t budget() const { return spare_ / 2; }
+  /// What products, MLPs and attention each may take for activations; buffers of fixed size need the rest.
+  std::int64_t budget() const { return spare_ / 4; }
 
   void begin(int threads) {
     check_cuda(cudaSetDevice(device_), "choosing the device");

@@ -5,7 +5,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
+#include <initializer_list>
 #include <vector>
 
 #include "kernels/cuda_check.h"
@@ -82,33 +84,49 @@ class PinnedBuffer {
   std::int64_t size_ = 0;
 };
 
-/// Device memory with a page-locked twin on the host: copies run in the order of the thread's stream, and the thread goes on.
+/// Device memory with a page-locked twin on the host, in a few sections that travel together: one copy costs about as long as many
+/// thousand bytes of another. Copies run in the order of the thread's stream, and the thread goes on.
 class StagedBuffer {
  public:
-  void reserve(std::int64_t bytes) {
-    device_.reserve(bytes);
-    host_.reserve(bytes);
+  /// Room for sections of these bytes; what was in the buffer is lost. Pointers hold until the next call.
+  void lay_out(std::initializer_list<std::int64_t> sections) {
+    constexpr std::int64_t kAlignment = 256;
+    starts_.assign(1, 0);
+    for (const std::int64_t bytes : sections) starts_.push_back(starts_.back() + (bytes + kAlignment - 1) / kAlignment * kAlignment);
+    device_.reserve(starts_.back());
+    host_.reserve(starts_.back());
   }
-  /// `from` may change as soon as this returns.
-  void start_upload(const void* from, std::int64_t bytes, const char* doing) {
-    reserve(bytes);
-    std::memcpy(host_.data(), from, static_cast<std::size_t>(bytes));
-    check_cuda(cudaMemcpyAsync(device_.as<void>(), host_.data(), static_cast<std::size_t>(bytes), cudaMemcpyHostToDevice), doing);
+  /// Copies to the host's twin of a section.
+  void fill(std::size_t section, const void* from, std::int64_t bytes) {
+    std::memcpy(host_at(section), from, static_cast<std::size_t>(bytes));
   }
-  void start_download(std::int64_t bytes, const char* doing) {
-    check_cuda(cudaMemcpyAsync(host_.data(), device_.as<void>(), static_cast<std::size_t>(bytes), cudaMemcpyDeviceToHost), doing);
+  /// Copies from it.
+  void take(std::size_t section, void* to, std::int64_t bytes) const {
+    std::memcpy(to, host_at(section), static_cast<std::size_t>(bytes));
   }
-  /// What start_download() brought, once the stream was waited for.
-  void take(void* to, std::int64_t bytes) const { std::memcpy(to, host_.data(), static_cast<std::size_t>(bytes)); }
+  /// All sections to the device.
+  void start_upload(const char* doing) {
+    check_cuda(cudaMemcpyAsync(device_.as<void>(), host_at(0), static_cast<std::size_t>(starts_.back()), cudaMemcpyHostToDevice),
+               doing);
+  }
+  /// The sections from `first` on to the host.
+  void start_download(const char* doing, std::size_t first = 0) {
+    check_cuda(cudaMemcpyAsync(host_at(first), at<std::byte>(first), static_cast<std::size_t>(starts_.back() - starts_[first]),
+                               cudaMemcpyDeviceToHost),
+               doing);
+  }
 
   template <class T>
-  T* as() const {
-    return device_.as<T>();
+  T* at(std::size_t section) const {
+    return reinterpret_cast<T*>(device_.as<std::byte>() + starts_[section]);
   }
 
  private:
+  std::byte* host_at(std::size_t section) const { return static_cast<std::byte*>(host_.data()) + starts_[section]; }
+
   DeviceBuffer device_;
   PinnedBuffer host_;
+  std::vector<std::int64_t> starts_ = {0};
 };
 
 /// A table on the device, copied only when it is another one than before.

@@ -27,7 +27,9 @@ void copy_rows(int threads, const float* from, std::int64_t from_stride, float* 
     const std::int64_t column = piece % across * columns;
     const auto bytes = static_cast<std::size_t>(std::min(columns, width - column) * kFloatBytes);
     const std::int64_t end = std::min(rows, (piece / across + 1) * step);
-    for (std::int64_t r = piece / across * step; r < end; ++r) std::memcpy(to + r * to_stride + column, from + r * from_stride + column, bytes);
+    for (std::int64_t r = piece / across * step; r < end; ++r) {
+      std::memcpy(to + r * to_stride + column, from + r * from_stride + column, bytes);
+    }
   });
 }
 

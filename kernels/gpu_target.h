@@ -1,24 +1,22 @@
-// What the CUDA target offers: the launchers of encode.cu, decode.cu, qjl.cu and compare.cu, the counterpart of cpu_target.h.
+// What the CUDA target offers: the launchers of encode.cu, search.cu, decode.cu, qjl.cu and compare.cu, the counterpart of cpu_target.h.
 // gpu_backend.cpp moves the data and calls them. No CUDA type is named here, so host code can include it.
 #pragma once
 
 #include <cstdint>
 
 #include "kernels/cpu_target.h"
+#include "kernels/gpu_launch.h"
 
 namespace tq::cuda {
 
-/// Rows that one launch takes at most: row numbers of a launch fit an int, with room for a block.
-inline constexpr std::int64_t kMaxLaunchRows = std::int64_t{1} << 30;
-
-/// Threads of a block, one row each.
-inline constexpr int kRowsPerBlock = 128;
-
-/// Starts encoding on the current device's default stream, of which every host thread has its own. All pointers in `args` are to device memory but `codebook`;
-/// that is on the host and goes to the kernel by value. Rows start at multiples of the element's size.
+/// Starts encoding on the current device's default stream, of which every host thread has its own. All pointers in `args` are to
+/// device memory but `codebook`; that is on the host and goes to the kernel by value. Rows start at multiples of the element's size.
 /// *first_refused (device memory) becomes the smaller of its value and the first row that cannot be coded.
 /// Throws Error for bits, dim, dtype or count out of range and when CUDA refuses the launch. Does not wait for the end.
 void encode_rows(const EncodeArgs& args, unsigned long long* first_refused);
+
+/// The same with the scale search, as in cpu_target.h.
+void search_rows(const EncodeArgs& args, const math::ScaleSearch& search, unsigned long long* first_refused);
 
 /// The same for decoding.
 void decode_rows(const DecodeArgs& args);

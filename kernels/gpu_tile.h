@@ -5,13 +5,15 @@
 //              lane, and the butterflies of strides 1, 2, 4 need no other lane;
 //   by column  kLanesPerRow lanes share a row, and each holds the same kWidth elements of every chunk: the butterflies of strides
 //              8, 16, ... need no other lane.
+// Chunk k of tile t is chunk 128 t + k of all rows, whatever the dim, so a tile is contiguous in memory.
+//
 // Between the two a tile goes through shared memory once. Four elements of a chunk change place with the other four in every
 // other quad of chunks, and rows are 8 words apart beyond their length: no two lanes of an access meet in a bank.
 #pragma once
 
 #include <cstdint>
 
-#include "kernels/gpu_target.h"
+#include "kernels/gpu_launch.h"
 #include "lib/math/rotation.h"
 
 namespace tq::cuda {
@@ -23,24 +25,35 @@ struct Tile {
   static constexpr int kRows = 1024 / kDim;
   static constexpr int kLanesPerRow = 32 / kRows;
   static constexpr int kWidth = 8 / kLanesPerRow;
-  static constexpr int kPerLane = 4;         ///< chunks of a lane
   static constexpr int kPitch = kDim + 8;    ///< floats from row to row in shared memory
   static constexpr int kFloats = kRows * kPitch;
+  static_assert(kFloats == tile_floats(kDim) && kRows * kDim == kTileElements);
 };
-
-/// Chunks of a tile: chunk k of tile t is chunk 128 t + k of the rows, whatever the dim, so a tile is contiguous.
-inline constexpr int kTileChunks = 128;
-
-/// Chunks from this lane's first one in a tile to the last of all rows; a lane has chunk `lane + 32 i` where 32 i is less.
-template <class T>
-__device__ __forceinline__ int chunks_left(std::int64_t rows, std::int64_t tile, int lane) {
-  return static_cast<int>(min(rows * T::kChunks - tile * kTileChunks - lane, std::int64_t{kTileChunks}));
-}
 
 /// Word of element `e` (0..7) of chunk c of a row in shared memory.
 __device__ __forceinline__ constexpr int place_of(int c, int e) { return 8 * c + ((e & 4) ^ (c & 4)) + (e & 3); }
 
-/// Butterflies of strides 1, 2, 4 on a chunk, after its signs (+1 or -1): a product with a sign and a sum round as the sum alone.
+/// One level of butterflies on a chunk.
+template <int kStride>
+__device__ __forceinline__ void add_pairs(float (&x)[8]) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    if ((i & kStride) != 0) continue;
+    const float a = x[i];
+    const float b = x[i + kStride];
+    x[i] = a + b;
+    x[i + kStride] = a - b;
+  }
+}
+
+/// Butterflies of strides 1, 2, 4 on a chunk.
+__device__ __forceinline__ void transform_chunk(float (&x)[8]) {
+  add_pairs<1>(x);
+  add_pairs<2>(x);
+  add_pairs<4>(x);
+}
+
+/// The same after its signs (+1 or -1): a product with a sign and a sum round as the sum alone.
 __device__ __forceinline__ void transform_chunk(float (&x)[8], const float (&sign)[8]) {
 #pragma unroll
   for (int i = 0; i < 8; i += 2) {
@@ -49,17 +62,8 @@ __device__ __forceinline__ void transform_chunk(float (&x)[8], const float (&sig
     x[i] = __fmaf_rn(b, sign[i + 1], a);
     x[i + 1] = __fmaf_rn(b, -sign[i + 1], a);
   }
-#pragma unroll
-  for (int stride = 2; stride < 8; stride *= 2) {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      if ((i & stride) != 0) continue;
-      const float a = x[i];
-      const float b = x[i + stride];
-      x[i] = a + b;
-      x[i + stride] = a - b;
-    }
-  }
+  add_pairs<2>(x);
+  add_pairs<4>(x);
 }
 
 /// Butterflies of strides 8, 16, ... on a lane's columns.
@@ -81,18 +85,32 @@ __device__ __forceinline__ void transform_columns(float (&v)[T::kChunks][T::kWid
   }
 }
 
-/// A chunk into shared memory; `row` is the row's first float there.
-__device__ __forceinline__ void store_chunk(float* row, int c, const float (&x)[8]) {
-  *reinterpret_cast<float4*>(row + place_of(c, 0)) = make_float4(x[0], x[1], x[2], x[3]);
-  *reinterpret_cast<float4*>(row + place_of(c, 4)) = make_float4(x[4], x[5], x[6], x[7]);
-}
+/// This lane's chunks in a tile in shared memory. They are the same chunk of rows that lie 32 / kChunks apart, so that all places
+/// follow from two.
+template <class T>
+class LaneChunks {
+ public:
+  __device__ LaneChunks(float* tile, int lane)
+      : low_(tile + lane / T::kChunks * T::kPitch + place_of(lane % T::kChunks, 0)),
+        high_(tile + lane / T::kChunks * T::kPitch + place_of(lane % T::kChunks, 4)) {}
 
-__device__ __forceinline__ void load_chunk(const float* row, int c, float (&x)[8]) {
-  const float4 low = *reinterpret_cast<const float4*>(row + place_of(c, 0));
-  const float4 high = *reinterpret_cast<const float4*>(row + place_of(c, 4));
-  x[0] = low.x, x[1] = low.y, x[2] = low.z, x[3] = low.w;
-  x[4] = high.x, x[5] = high.y, x[6] = high.z, x[7] = high.w;
-}
+  /// Chunk lane + 32 i of the tile.
+  __device__ __forceinline__ void store(int i, const float (&x)[8]) const {
+    *reinterpret_cast<float4*>(low_ + i * kStep) = make_float4(x[0], x[1], x[2], x[3]);
+    *reinterpret_cast<float4*>(high_ + i * kStep) = make_float4(x[4], x[5], x[6], x[7]);
+  }
+  __device__ __forceinline__ void load(int i, float (&x)[8]) const {
+    const float4 low = *reinterpret_cast<const float4*>(low_ + i * kStep);
+    const float4 high = *reinterpret_cast<const float4*>(high_ + i * kStep);
+    x[0] = low.x, x[1] = low.y, x[2] = low.z, x[3] = low.w;
+    x[4] = high.x, x[5] = high.y, x[6] = high.z, x[7] = high.w;
+  }
+
+ private:
+  static constexpr int kStep = 32 / T::kChunks * T::kPitch;
+  float* low_;
+  float* high_;
+};
 
 /// kWidth floats at once.
 template <int Width>
@@ -119,13 +137,27 @@ __device__ __forceinline__ void store_width(float* to, const float (&v)[Width]) 
   }
 }
 
-/// The columns of lane `m` of a row, from shared memory.
+/// This lane's columns in a tile in shared memory: kWidth elements of every chunk of row lane / kLanesPerRow. All places follow from
+/// those in chunk 0 and in chunk 4.
 template <class T>
-__device__ __forceinline__ void load_columns(const float* row, int m, float (&v)[T::kChunks][T::kWidth]) {
-  const int e = T::kWidth * m;
+class LaneColumns {
+ public:
+  __device__ LaneColumns(float* tile, int lane)
+      : even_(tile + lane / T::kLanesPerRow * T::kPitch + place_of(0, T::kWidth * (lane % T::kLanesPerRow))),
+        odd_(tile + lane / T::kLanesPerRow * T::kPitch + place_of(4, T::kWidth * (lane % T::kLanesPerRow)) - 32) {}
+
+  __device__ __forceinline__ void load(float (&v)[T::kChunks][T::kWidth]) const {
 #pragma unroll
-  for (int c = 0; c < T::kChunks; ++c) load_width<T::kWidth>(row + place_of(c, e), v[c]);
-}
+    for (int c = 0; c < T::kChunks; ++c) load_width<T::kWidth>(((c & 4) == 0 ? even_ : odd_) + 8 * c, v[c]);
+  }
+  __device__ __forceinline__ void store(int c, const float (&x)[T::kWidth]) const {
+    store_width<T::kWidth>(((c & 4) == 0 ? even_ : odd_) + 8 * c, x);
+  }
+
+ private:
+  float* even_;
+  float* odd_;
+};
 
 /// Sum of n (a power of two) values as the pairwise tree of lib/math.
 template <int n>

@@ -40,7 +40,6 @@ __global__ void __launch_bounds__(kRowsPerBlock)
   math::add_sketch_row(args.x_hat + row * args.dim, words, args.norms[row], args.s, args.dim, constant, scratch);
 }
 
-unsigned blocks_of(std::int64_t rows) { return static_cast<unsigned>((rows + kRowsPerBlock - 1) / kRowsPerBlock); }
 
 }  // namespace
 
@@ -48,7 +47,7 @@ unsigned blocks_of(std::int64_t rows) { return static_cast<unsigned>((rows + kRo
 
 void sketch_rows(const SketchArgs& args, unsigned long long* first_refused) {
   check_launch("sketch", 1, args.dim, args.dtype, args.count);
-  const unsigned blocks = blocks_of(args.count);
+  const unsigned blocks = plain_blocks(args.count);
   if (args.dim <= 256) {
     sketch_any<256><<<blocks, kRowsPerBlock>>>(args, first_refused);
   } else {
@@ -59,7 +58,7 @@ void sketch_rows(const SketchArgs& args, unsigned long long* first_refused) {
 
 void add_sketches(const SketchArgs& args) {
   check_launch("add_sketches", 1, args.dim, args.dtype, args.count);
-  const unsigned blocks = blocks_of(args.count);
+  const unsigned blocks = plain_blocks(args.count);
   const float constant = math::sketch_constant(args.dim);
   if (args.dim <= 256) {
     add_sketch_any<256><<<blocks, kRowsPerBlock>>>(args, constant);

@@ -304,6 +304,40 @@ class ErrorSchema(InFolder):
             self.assertTrue(violations({**answer, "exit_code": 1}, schema, schema))
 
 
+class PackWeightsSchema(InFolder):
+    """Of objects with a tensor each of every kind: kept, cast, quantized; whole, dry, in parts, done before."""
+
+    OPTIONAL = {"stored_dtype", "xxh64", "f16_losses", "bits_per_weight", "distortion", "rows_checked", "values_checked", "relative_mse",
+                "relative_mse_ratio", "worst_row", "worst_row_cosine", "kurtosis", "packed_xxh64", "norms_xxh64"}
+
+    def setUp(self):
+        super().setUp()
+        self.schema = json.loads((ROOT / "docs/pack-weights.schema.json").read_text())
+
+    def report(self, code, *arguments):
+        done = run_tq(["tq", "pack-weights", str(ROOT / "tests/weights/llama"), "--json", *arguments], self.folder)
+        self.assertEqual(done.returncode, code, done.stderr)
+        return json.loads(done.stdout)
+
+    def test_reports_follow_the_schema(self):
+        for code, arguments in ((0, ["-o", "a", "--dry-run"]), (0, ["-o", "b"]), (0, ["-o", "b", "--resume"]),
+                                (1, ["-o", "c", "--max-rel-mse", "0", "--max-rel-mse-ratio", "9"]), (0, ["-o", "d", "--keep-dtype", "f16"]),
+                                (0, ["-o", "e", "--shard", "1/2"])):
+            self.assertEqual(violations(self.report(code, *arguments), self.schema, self.schema), [], arguments)
+
+    def test_others_are_refused(self):
+        report = self.report(1, "-o", "a", "--max-rel-mse", "0", "--keep-dtype", "f16")
+        for i in range(len(list(objects_of(report)))):
+            for name in [*list(objects_of(report))[i], "unknown_field"]:
+                broken = copy.deepcopy(report)
+                target = list(objects_of(broken))[i]
+                if name == "unknown_field":
+                    target[name] = 1
+                else:
+                    del target[name]
+                self.assertEqual(bool(violations(broken, self.schema, self.schema)), name not in self.OPTIONAL, (i, name))
+
+
 class WeightsSchema(InFolder):
     def report(self, code, *arguments):
         weights = str(ROOT / "tests/weights")

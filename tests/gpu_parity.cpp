@@ -3,6 +3,7 @@
 //
 //   gpu_parity [N]       CUDA device N, by default 0
 //   gpu_parity TARGET    a CPU target (such as avx2) in the GPU's place
+//   gpu_parity N WORDS   only families whose name holds one of the words, such as "dim  128" or "effort"
 //
 // Exit 0: the same; 1: a difference, which is shown; 3: could not run; 77: no GPU here, counted as skipped by CTest.
 #include <fmt/format.h>
@@ -12,6 +13,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <random>
 #include <string>
@@ -31,6 +33,8 @@ constexpr RotationKind kRotations[] = {RotationKind::kRht2, RotationKind::kRht1,
                                        RotationKind::kIdentity};
 constexpr DType kDTypes[] = {DType::kF32, DType::kF16, DType::kBf16};
 constexpr int kNormDims[] = {9, 80, 128, 1024};
+constexpr int kGroupDims[] = {64, 96, 100, 128, 256, 576};
+constexpr int kSearchDims[] = {9, 64, 80, 96, 128, 256, 576};
 constexpr int kSketchDims[] = {8, 9, 64, 100, 128, 576};
 
 /// What a case compares, and how often it differed.
@@ -317,6 +321,56 @@ Tally compare_norms(const Backend& reference, const Backend& tested, int dim, No
   return tally;
 }
 
+/// Single values, some too small to divide by a multiplication, and zeros, in rows of usual size.
+void add_small_values(Rows& rows) {
+  for (std::int64_t row = 12; row < rows.count; row += 7) {
+    const float sign = row % 2 == 0 ? 1.0f : -1.0f;
+    const int exponent = -static_cast<int>(row % 90) - 58;  // -58 to -147
+    spoil(rows, row, static_cast<int>(row % rows.dim), row % 3 == 0 ? sign * 0.0f : sign * std::ldexp(1.75f, exponent));
+  }
+}
+
+/// Rows that are divided by their norm first, as those of native TQ3.
+Tally compare_groups(const Backend& reference, const Backend& tested, int dim, NormMode mode) {
+  Tally tally;
+  for (const int bits : {2, 3, 4, 5}) {
+    Scheme scheme = default_scheme(bits, dim);
+    const Codebook table = find_codebook(scheme.codebook).table;
+    const std::vector<float> matrix = Codec(scheme).rotation().matrix();
+    scheme.norm = mode;
+    const bool frozen = bits <= 4 && (dim == 64 || dim == 128 || dim == 256);
+    scheme.codebook = fmt::format("vj-d{}-b{}", dim, bits);
+    const Codec codec(scheme, frozen ? find_codebook(scheme.codebook).table : table, matrix, {}, "gpu_parity");
+    for (const DType dtype : kDTypes) {
+      Rows rows = make_rows(dtype, dim, rows_of_case(scheme.rotation, dim), largest_value(dtype) / 4, 17);
+      compare(reference, tested, codec, rows, -1, tally);
+      compare_refusals(reference, tested, codec, rows, tally);
+      add_small_values(rows);
+      compare(reference, tested, codec, rows, -1, tally);
+    }
+  }
+  return tally;
+}
+
+/// The scale search; F16 norms as in compare_norms().
+Tally compare_searches(const Backend& reference, const Backend& tested, int dim, int effort) {
+  Tally tally;
+  for (int bits = kMinBits; bits <= kMaxBits; ++bits) {
+    Scheme scheme = default_scheme(bits, dim);
+    scheme.norm = NormMode::kLeastSquares;
+    scheme.norm_dtype = bits % 2 == 0 ? DType::kF32 : DType::kF16;
+    const Codec codec = Codec(scheme).with_effort(effort);
+    for (const DType dtype : kDTypes) {
+      Rows rows = make_rows(dtype, dim, std::min<std::int64_t>(rows_of_case(scheme.rotation, dim), 500), 300.0f, 19);
+      if (scheme.norm_dtype == DType::kF16) rows = without_tiny_rows(rows);
+      compare(reference, tested, codec, rows, -1, tally);
+      spoil(rows, rows.count - 3, 1, std::numeric_limits<float>::quiet_NaN());
+      compare(reference, tested, codec, rows, rows.count - 3, tally);
+    }
+  }
+  return tally;
+}
+
 Tally compare_sketches_of_dim(const Backend& reference, const Backend& tested, int dim) {
   Tally tally;
   Scheme scheme = default_scheme(2, dim);
@@ -349,7 +403,7 @@ void print_family(const std::string& name, const Tally& tally) {
   std::fflush(stdout);
 }
 
-int run(const std::string& which) {
+int run(const std::string& which, const std::vector<std::string>& words) {
   const bool gpu = which.find_first_not_of("0123456789") == std::string::npos;
   if (const std::string missing = describe_missing_cuda(); gpu && !missing.empty()) {
     fmt::print("skipped, no GPU: {}\n", missing);
@@ -359,7 +413,10 @@ int run(const std::string& which) {
   const auto tested = gpu ? make_cuda_backend(std::stoi(which)) : make_cpu_backend(which);
   fmt::print("{} against {}\n", tested->name(), reference->name());
   Tally total;
-  const auto finish = [&](const std::string& name, const Tally& tally) {
+  const auto run_family = [&](const std::string& name, const std::function<Tally()>& compare_family_of) {
+    const auto named = [&](const std::string& word) { return name.find(word) != std::string::npos; };
+    if (!words.empty() && std::none_of(words.begin(), words.end(), named)) return;
+    const Tally tally = compare_family_of();
     print_family(name, tally);
     total.rows += tally.rows;
     total.differences += tally.differences;
@@ -367,23 +424,37 @@ int run(const std::string& which) {
   for (const int dim : kDims) {
     for (const RotationKind rotation : kRotations) {
       if (rotation == RotationKind::kRht1 && is_dense(rotation, dim)) continue;  // the same as qr
-      finish(fmt::format("dim {:4} {:<8} bits 1-8 F32 F16 BF16", dim, name_of(rotation)),
-             compare_family(*reference, *tested, dim, rotation));
+      run_family(fmt::format("dim {:4} {:<8} bits 1-8 F32 F16 BF16", dim, name_of(rotation)),
+               [&] { return compare_family(*reference, *tested, dim, rotation); });
     }
   }
   for (const int dim : kNormDims) {
     for (const NormMode mode : {NormMode::kRaw, NormMode::kCorrected, NormMode::kLeastSquares}) {
       for (const DType dtype : {DType::kF32, DType::kF16}) {
         if (mode == NormMode::kRaw && dtype == DType::kF32) continue;  // all of the above
-        finish(fmt::format("dim {:4} rht2     bits 1-8 norm {} {}", dim, name_of(mode), name_of(dtype)),
-               compare_norms(*reference, *tested, dim, mode, dtype));
+        run_family(fmt::format("dim {:4} rht2     bits 1-8 norm {} {}", dim, name_of(mode), name_of(dtype)),
+               [&] { return compare_norms(*reference, *tested, dim, mode, dtype); });
       }
     }
   }
-  for (const int dim : kSketchDims) {
-    finish(fmt::format("dim {:4} sketch   bits 2", dim), compare_sketches_of_dim(*reference, *tested, dim));
+  for (const int dim : kGroupDims) {
+    for (const NormMode mode : {NormMode::kRaw, NormMode::kCorrected, NormMode::kLeastSquares}) {
+      run_family(fmt::format("dim {:4} rht2     bits 2-5 norm {} divide first", dim, name_of(mode)),
+               [&] { return compare_groups(*reference, *tested, dim, mode); });
+    }
   }
-  finish("dim  128 rht2     bits 3   many rows", compare_many_rows(*reference, *tested));
+  for (const int dim : kSearchDims) {
+    for (const int effort : {1, 2, 3}) {
+      run_family(fmt::format("dim {:4} rht2     bits 1-8 effort {}", dim, effort),
+               [&] { return compare_searches(*reference, *tested, dim, effort); });
+    }
+  }
+  for (const int dim : kSketchDims) {
+    run_family(fmt::format("dim {:4} sketch   bits 2", dim),
+               [&] { return compare_sketches_of_dim(*reference, *tested, dim); });
+  }
+  run_family("dim  128 rht2     bits 3   many rows",
+               [&] { return compare_many_rows(*reference, *tested); });
   fmt::print("{} rows: {}\n", total.rows, total.differences == 0 ? "every byte is the same" : "NOT THE SAME");
   return total.differences == 0 ? 0 : 1;
 }
@@ -393,7 +464,7 @@ int run(const std::string& which) {
 
 int main(int argc, char** argv) {
   try {
-    return tq::run(argc > 1 ? argv[1] : "0");
+    return tq::run(argc > 1 ? argv[1] : "0", std::vector<std::string>(argv + std::min(argc, 2), argv + argc));
   } catch (const std::exception& error) {
     fmt::print(stderr, "gpu_parity: {}\n", error.what());
     return 3;

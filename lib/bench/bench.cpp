@@ -242,7 +242,7 @@ std::uint64_t moved_bytes(const Case& item, std::int64_t rows) {
   const std::uint64_t row = as_size(item.dim) * size_of(item.dtype);
   const std::uint64_t coded = as_size(scheme_of(item).code_bytes()) + sizeof(float);
   return static_cast<std::uint64_t>(rows) *
-         (item.operation == Operation::kCompare ? 2 * row : row + coded);
+         (item.operation == Operation::kCompare ? 2 * row + sizeof(RowSums) : row + coded);
 }
 
 CopyRate measure_copy(std::uint64_t bytes, int threads, int repeat) {

@@ -68,7 +68,7 @@ CopyRate measure_copy(std::uint64_t bytes, int threads, int repeat);
 /// D of the codec, and what rounding to `dtype` adds.
 double expected_relative_mse(const Codec& codec, DType dtype);
 
-/// Bytes of the rows, codes and norms of a case: each is read or written once.
+/// Bytes of the rows, codes, norms and sums of a case: each is read or written once.
 std::uint64_t moved_bytes(const Case& item, std::int64_t rows);
 
 /// Checks and then times one case under the default scheme. `rows`: make_bench_rows, at least one

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "lib/io/tq3_checkpoint.h"
+
 namespace tq {
 
 std::string_view name_of(Operation operation) {
@@ -19,14 +21,15 @@ std::string_view name_of(Operation operation) {
 }
 
 std::string describe(const Case& item) {
-  return fmt::format("{}, dim {}, {} bits, {}{}{}{}", name_of(item.operation), item.dim, item.bits,
+  return fmt::format("{}, dim {}, {} bits, {}{}{}{}{}", name_of(item.operation), item.dim, item.bits,
                      name_of(item.dtype), item.norm == NormMode::kRaw ? "" : ", norm ",
                      item.norm == NormMode::kRaw ? "" : name_of(item.norm),
-                     item.effort == 0 ? "" : fmt::format(", effort {}", item.effort));
+                     item.effort == 0 ? "" : fmt::format(", effort {}", item.effort),
+                     item.tq3 ? ", native TQ3" : "");
 }
 
 Scheme scheme_of(const Case& item) {
-  Scheme scheme = default_scheme(item.bits, item.dim);
+  Scheme scheme = item.tq3 ? tq3_scheme(item.bits, item.dim) : default_scheme(item.bits, item.dim);
   scheme.norm = item.norm;
   return scheme;
 }
@@ -56,14 +59,14 @@ std::vector<Case> list_cases(const CaseAxes& axes) {
         for (const NormMode norm : axes.norms) {
           for (const Operation operation : axes.operations) {
             if (operation == Operation::kEncode && !asked(0)) continue;
-            cases.push_back({operation, dim, bits, dtype, norm});
+            cases.push_back({operation, dim, bits, dtype, norm, 0, axes.tq3});
           }
         }
         for (const int effort : axes.efforts) {
           const bool encodes = std::find(axes.operations.begin(), axes.operations.end(),
                                          Operation::kEncode) != axes.operations.end();
           if (effort == 0 || !encodes) continue;
-          cases.push_back({Operation::kEncode, dim, bits, dtype, NormMode::kLeastSquares, effort});
+          cases.push_back({Operation::kEncode, dim, bits, dtype, NormMode::kLeastSquares, effort, axes.tq3});
         }
       }
     }

@@ -27,14 +27,15 @@ struct Case {
   DType dtype;  ///< of the rows: F32, F16 or BF16
   NormMode norm = NormMode::kRaw;
   int effort = 0;  ///< of the encoder, 0..3; 1..3 go with least-squares norms (Codec::with_effort())
+  bool tq3 = false;  ///< groups of weights as native TQ3 has them (tq3_scheme()): dim 64, 128 or 256, 2 to 4 bits
 
   bool operator==(const Case&) const = default;
 };
 
-/// "encode, dim 128, 3 bits, BF16", the norm mode if it is not raw, and the effort if it is not 0.
+/// "encode, dim 128, 3 bits, BF16", the norm mode if it is not raw, the effort if it is not 0, and "native TQ3".
 std::string describe(const Case& item);
 
-/// The default scheme of the case's dim and bits, with its norm mode.
+/// The default scheme of the case's dim and bits, or that of native TQ3, with its norm mode.
 Scheme scheme_of(const Case& item);
 
 /// What a list of cases is the product of.
@@ -45,6 +46,7 @@ struct CaseAxes {
   std::vector<DType> dtypes;
   std::vector<NormMode> norms = {NormMode::kRaw};
   std::vector<int> efforts = {0};  ///< of encode; 1..3 are listed once, with least-squares norms
+  bool tq3 = false;
 };
 
 /// The head dims and widths of KV caches, BF16, every operation.

@@ -148,7 +148,7 @@ inline constexpr bool kCanPermute =
 
 /// Lane r of the result is lane index[r] of the table; only the low bits of an index count.
 template <class V>
-TQ_HD V permute(V table, IntOf<V> index) {
+TQ_HD V permute([[maybe_unused]] V table, [[maybe_unused]] IntOf<V> index) {
   static_assert(kCanPermute<V>);
 #if defined(__AVX512F__)
   if constexpr (kLanes<V> == 16) {  // the masked form, all lanes on: the plain one makes g++ 12 warn of its own header
@@ -197,7 +197,7 @@ inline constexpr bool kCanFuse =
 
 /// a * b + c, rounded once.
 template <class V>
-TQ_HD V fused_multiply_add(V a, V b, V c) {
+TQ_HD V fused_multiply_add([[maybe_unused]] V a, [[maybe_unused]] V b, [[maybe_unused]] V c) {
   static_assert(kCanFuse<V>);
 #if defined(__AVX512F__)
   if constexpr (kLanes<V> == 16) {

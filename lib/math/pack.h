@@ -30,7 +30,7 @@ TQ_HD I get_code(const I* words, int index) {
   const int word = bit / 32;
   const int shift = bit % 32;
   I code = words[word] >> shift;
-  if (shift + Bits > 32) code = (code & ((1 << (32 - shift)) - 1)) | (words[word + 1] << (32 - shift));
+  if (shift + Bits > 32) code = (code & splat_int<I>((1 << (32 - shift)) - 1)) | (words[word + 1] << (32 - shift));
   return code & ((1 << Bits) - 1);
 }
 

@@ -23,7 +23,8 @@ struct PackSeconds {
   double writing = 0;     ///< the output, with the wait at the end until it is on the disk, in which all threads stand
   double bus = 0;         ///< rows on their way to a GPU, and codes back
   double kernels = 0;     ///< of a GPU
-  double processors = 0;  ///< the rest: encoding on the CPU, checks, hashes, copies in memory
+  double processors = 0;  ///< encoding on the CPU, checks, hashes, copies in memory
+  double turns = 0;       ///< waiting until earlier blocks, which are at one of the above, are hashed and recorded in order
 
   void add(const PackSeconds& other) {
     reading += other.reading;
@@ -31,19 +32,21 @@ struct PackSeconds {
     bus += other.bus;
     kernels += other.kernels;
     processors += other.processors;
+    turns += other.turns;
   }
 
   struct Named {
     std::string_view name;
     double seconds;
   };
-  std::array<Named, 5> all() const {
-    return {{{"reading", reading}, {"writing", writing}, {"bus", bus}, {"kernels", kernels}, {"processors", processors}}};
+  std::array<Named, 6> all() const {
+    return {{{"reading", reading}, {"writing", writing}, {"bus", bus}, {"kernels", kernels}, {"processors", processors}, {"turns", turns}}};
   }
-  /// The name of the largest.
+  double sum() const { return reading + writing + bus + kernels + processors + turns; }
+  /// The name of the largest but for turns.
   std::string_view bound() const {
     const auto parts = all();
-    return std::max_element(parts.begin(), parts.end(), [](const Named& a, const Named& b) { return a.seconds < b.seconds; })->name;
+    return std::max_element(parts.begin(), parts.end() - 1, [](const Named& a, const Named& b) { return a.seconds < b.seconds; })->name;
   }
 };
 

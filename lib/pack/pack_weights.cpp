@@ -48,6 +48,7 @@ void pack_blocks(const Checkpoint& source, const WeightPlan& plan, const Backend
     worker.run(blocks[static_cast<std::size_t>(block)], buffers[static_cast<std::size_t>(thread)]);
   };
   const auto finish_block = [&](std::int64_t index, int thread) {
+    const Stopwatch watch;
     const WeightBlock& block = blocks[static_cast<std::size_t>(index)];
     const WeightItem& item = plan.items[block.item];
     const BlockBuffers& b = buffers[static_cast<std::size_t>(thread)];
@@ -62,6 +63,7 @@ void pack_blocks(const Checkpoint& source, const WeightPlan& plan, const Backend
     result.bytes_written += b.data_written.size() + b.norms_written.size();
     recorder.note_written(item.data.shard, b.data_written.size() + b.norms_written.size());
     if (options.progress) options.progress(item, open.done, b.source_bytes);
+    result.seconds.processors += watch.seconds();
     if (!block.is_last) return;
     files.close_before(item.data.shard);
     recorder.add(block.item, {format_hash(XXH64_digest(&open.data)),
@@ -69,12 +71,14 @@ void pack_blocks(const Checkpoint& source, const WeightPlan& plan, const Backend
                               open.check.result(), open.losses});
     open = OpenTensor();
   };
+  const Stopwatch all;
   const DeviceSeconds before = backend.device_seconds();
   parallel_ordered(threads, static_cast<std::int64_t>(blocks.size()), encode_block, finish_block);
   const DeviceSeconds after = backend.device_seconds();
   result.seconds.bus = after.upload - before.upload + after.download - before.download;
   result.seconds.kernels = after.kernels - before.kernels;
-  result.seconds.processors -= result.seconds.bus + result.seconds.kernels;
+  result.seconds.processors = std::max(0.0, result.seconds.processors - result.seconds.bus - result.seconds.kernels);
+  result.seconds.turns = std::max(0.0, threads * all.seconds() - result.seconds.sum());
   const Stopwatch watch;
   recorder.finish();
   result.seconds.writing += threads * watch.seconds();

@@ -41,7 +41,7 @@ class KvPlanner {
     plan_.k_bits = average_bits('k');
     plan_.v_bits = average_bits('v');
     // Tables first, then what has the largest elements: so every tensor starts at a multiple of its element.
-    for (const std::size_t size : {4, 2, 1}) {
+    for (const std::size_t size : {4u, 2u, 1u}) {
       for (KvPlanItem& item : plan_.items) add_streams(item, size);
     }
     for (const TensorSpec& tensor : plan_.tensors) plan_.metadata.emplace_back(hash_key(tensor.name), kHashPlaceholder);

@@ -145,6 +145,18 @@ class Files(WeightsTest):
         self.assertEqual(report["bytes"], sum(f["bytes"] for f in report["files"]))
         self.assertIn("nothing was written", self.pack(model, "--dry-run", out="none").stdout)
 
+    def test_the_report_says_where_the_time_went(self):
+        done = self.pack_json(self.model(), "--threads", 2)["speed"]
+        spent = done["thread_seconds"]
+        self.assertEqual(set(spent), {"reading", "writing", "bus", "kernels", "processors", "turns"})
+        self.assertEqual(done["bound_by"], max(set(spent) - {"turns"}, key=spent.get))
+        self.assertTrue(all(seconds >= 0 for seconds in spent.values()), spent)
+        self.assertGreater(spent["reading"] + spent["writing"] + spent["processors"], 0)
+        self.assertLess(sum(spent.values()), 2 * done["seconds"] + 0.001, "two threads cannot spend more")
+        if done["backend"].startswith("cpu/"):
+            self.assertEqual(spent["bus"] + spent["kernels"], 0)
+        self.assertRegex(self.tq("pack-weights", self.model("again"), "-o", "o").stderr, r"bound by \w+: .*\d % of the threads' time")
+
     def test_no_byte_depends_on_threads_times_or_how_the_source_is_cut(self):
         model = self.model()
         self.pack(model, "--threads", 1)

@@ -8,7 +8,7 @@ import helpers
 from helpers import COULD_NOT, DONE, USAGE, CliTest
 
 COMMANDS = ("codebook", "pack-kv", "unpack-kv", "pack-weights", "merge-shards", "unpack-weights", "inspect", "diff", "verify",
-            "capture", "tokenize", "size", "bench")
+            "capture", "tokenize", "size", "plan", "bench")
 
 
 class Help(CliTest):
@@ -55,6 +55,35 @@ class Help(CliTest):
             for name in re.findall(r"docs/[\w./-]+\w", self.tq(command, "--help").stdout):
                 with self.subTest(command=command, name=name):
                     self.assertTrue(os.path.exists(os.path.join(root, name)))
+
+
+class Devices(CliTest):
+    """--device, where work can go to a GPU."""
+
+    # What each command would read is missing: a name that is none is refused before that.
+    CALLS = (["pack-kv", "missing", "-o", "x.tq3"], ["unpack-kv", "missing", "-o", "x"], ["pack-weights", "missing", "-o", "x"],
+             ["unpack-weights", "missing", "-o", "x"], ["verify", "--synthetic"], ["capture", "--model", "missing", "-o", "x"],
+             ["plan", "--kv", "missing", "--bytes-per-token", "100"], ["bench", "--mb", "1"])
+
+    def test_names_that_are_none_are_answered_with_the_list(self):
+        for args in self.CALLS:
+            for name in ("gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:1x", "cuda:99999999999", "CPU", ""):
+                with self.subTest(args=args, name=name):
+                    self.refused(USAGE, ["cuda:N", "--device"], *args, f"--device={name}")
+
+    def test_cuda_is_there_or_says_what_was_looked_for(self):
+        args = ("verify", "--synthetic", "--tokens", "64", "--device")
+        done = subprocess.run([helpers.TQ, *args, "cuda"], capture_output=True, timeout=120)
+        self.refused(COULD_NOT, ["cuda"], *args, "cuda:4096")
+        if done.returncode != DONE:
+            line = self.refused(COULD_NOT, ["no GPU:"], *args, "cuda")
+            self.assertRegex(line, "this build has no CUDA|NVIDIA driver|no device")
+            self.refused(COULD_NOT, ["no GPU:"], "bench", "--mb", "1", "--device", "cuda")
+
+    def test_auto_and_cpu_report_the_same(self):
+        auto, cpu = (self.json("verify", "--synthetic", "--tokens", 64, "--json", "--device", device) for device in ("auto", "cpu"))
+        self.assertTrue(cpu["backend"].startswith("cpu/"))
+        self.assertEqual({**auto, "backend": ""}, {**cpu, "backend": ""})
 
 
 class Usage(CliTest):

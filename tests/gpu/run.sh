@@ -4,7 +4,7 @@
 #
 #   tests/gpu/run.sh FOLDER_OF_BINARIES OUT
 #
-# FOLDER_OF_BINARIES holds tq, gpu_parity and gpu_calls, built here or elsewhere with -DTQ_CUDA=ON; results go to the folder OUT. Takes about
+# FOLDER_OF_BINARIES holds tq, gpu_parity, gpu_calls and gpu_forward, built here or elsewhere with -DTQ_CUDA=ON; results go to the folder OUT. Takes about
 # four minutes. Ends with 0 only if every step passed.
 set -uo pipefail
 binaries=$(cd "$1" && pwd)
@@ -35,6 +35,8 @@ else
   echo "skipped compute-sanitizer: it is not installed"
 fi
 step calls "$binaries/gpu_calls"
+step forward env TQ_TEST_MODELS="$here/../prefill" "$binaries/gpu_forward"
+cat "$out/forward.log"
 step same-files python3 "$here/same_files.py" "$binaries/tq" "$here/../../docs/samples/smollm2-135m-instruct.safetensors" 1024
 cat "$out/same-files.log"
 step parity "$binaries/gpu_parity"

@@ -1,0 +1,11 @@
+// The fast encoder for rows of 64 elements: see gpu_encode_tile.h.
+#include "kernels/gpu_encode_tile.h"
+#include "kernels/gpu_encode_tile_dims.h"
+
+namespace tq::cuda {
+
+void encode_tiles_64(const EncodeArgs& args, const Bins& bins, unsigned long long* first_refused) {
+  choose_bits<8>(args, bins, first_refused);
+}
+
+}  // namespace tq::cuda

@@ -1,0 +1,402 @@
+// Encode on the GPU, fast: dims 64, 128 and 256, 2, 3 and 4 bits, Sylvester rotations. A warp works on a tile (gpu_tile.h) at a
+// time: rows come in two tiles ahead (gpu_stages.h); norm and first butterflies by chunk; the other butterflies, codes and norm
+// factor by column; codes leave 8 to 16 bytes a lane.
+//
+// Codes are found by bins (gpu_bins.h). What these do not serve, the launcher leaves to the plain kernel. Rows that are not finite, or
+// whose squares leave float32's range, or that cannot be divided in the fast way, are coded by a call in the kernel: their tile is.
+//
+// Included by encode_tile_64.cu, _128.cu and _256.cu, so that they compile side by side.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <type_traits>
+
+#include "kernels/cuda_check.h"
+#include "kernels/gpu_bins.h"
+#include "kernels/gpu_pack_tile.h"
+#include "kernels/gpu_plain.h"
+#include "kernels/gpu_stages.h"
+#include "kernels/gpu_tile.h"
+
+namespace tq::cuda {
+
+// ---- Helpers, by chunk.
+
+/// What one kernel is made for. BF16 is a constant; F32 and F16 share a kernel, which asks for every chunk.
+template <int Chunks, int Bits, NormMode Mode, bool DivideFirst, bool Bf16>
+struct EncodeKind {
+  using T = Tile<Chunks>;
+  static constexpr int kBits = Bits;
+  static constexpr NormMode kMode = Mode;
+  static constexpr bool kFactor = Mode != NormMode::kRaw;
+  static constexpr bool kDivideFirst = DivideFirst;
+  static constexpr bool kBf16 = Bf16;
+};
+
+/// Below this, dividing by a multiplication and a remainder may be off (lib/math/norm.h): divides_as_usual's limit.
+inline constexpr float kLeastDividend = 0x1p-62f;
+
+/// The smallest magnitude that went in, as a bound: a zero counts.
+template <bool kBf16>
+class Smallest {
+ public:
+  __device__ __forceinline__ void add_pair(std::uint32_t word) {  // BF16
+    __nv_bfloat162 pair;
+    memcpy(&pair, &word, 4);
+    pair_ = __hmin2(pair_, __habs2(pair));
+  }
+  __device__ __forceinline__ void add(float x) { least_ = fminf(least_, fabsf(x)); }
+  __device__ __forceinline__ float get() const {
+    if constexpr (!kBf16) return least_;
+    return fminf(__low2float(pair_), __high2float(pair_));
+  }
+
+ private:
+  __nv_bfloat162 pair_ = __float2bfloat162_rn(1.0f);
+  float least_ = 1.0f;
+};
+
+/// A chunk from a stage, with its signs (0 or 0x80000000): squares and quotients do not see them, and zeros have none that counts.
+template <class K>
+__device__ __forceinline__ void read_chunk(DType dtype, const std::uint8_t* stage, int chunk, const std::uint32_t (&sign)[8],
+                                           float (&x)[8], Smallest<K::kBf16>& smallest) {
+  if (!K::kBf16 && dtype == DType::kF32) {
+    const float4* from = reinterpret_cast<const float4*>(stage) + 2 * chunk;
+    const float4 low = from[0], high = from[1];
+    const float f[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+#pragma unroll
+    for (int i = 0; i < 8; ++i) x[i] = __uint_as_float(__float_as_uint(f[i]) ^ sign[i]);
+  } else {
+    const uint4 words = reinterpret_cast<const uint4*>(stage)[chunk];
+    const std::uint32_t w[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if constexpr (K::kBf16) {
+        x[2 * i] = __uint_as_float((w[i] << 16) + sign[2 * i]);
+        x[2 * i + 1] = __uint_as_float((w[i] & 0xffff0000u) ^ sign[2 * i + 1]);
+        if constexpr (K::kDivideFirst) smallest.add_pair(w[i]);
+      } else {
+        const std::uint32_t word = w[i] ^ (sign[2 * i] >> 16) ^ sign[2 * i + 1];
+        const float2 pair = __half22float2(*reinterpret_cast<const __half2*>(&word));
+        x[2 * i] = pair.x, x[2 * i + 1] = pair.y;
+      }
+    }
+  }
+  if constexpr (K::kDivideFirst && !K::kBf16) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) smallest.add(x[i]);
+  }
+}
+
+/// The sum of a chunk's squares, as a pairwise tree. `exact`: the products are, so one need not be rounded before the sum.
+template <bool exact>
+__device__ __forceinline__ float sum_chunk(const float (&x)[8]) {
+  float pairs[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float first = x[2 * i] * x[2 * i], b = x[2 * i + 1];
+    pairs[i] = exact ? __fmaf_rn(b, b, first) : first + b * b;
+  }
+  return (pairs[0] + pairs[1]) + (pairs[2] + pairs[3]);
+}
+
+/// Sums over rows of terms that lie by chunk, as pairwise trees over chunks: terms[i] is chunk lane + 32 i's. Lane l gets the sum of
+/// the row of its chunk l % 4: the four rows of a group of lanes spread over them while they are added.
+template <class T>
+__device__ __forceinline__ float sum_chunks(const float (&terms)[4], int lane) {
+  const bool odd = (lane & 1) != 0, upper = (lane & 2) != 0;
+  const float first = (odd ? terms[1] : terms[0]) + __shfl_xor_sync(0xffffffffu, odd ? terms[0] : terms[1], 1);
+  const float second = (odd ? terms[3] : terms[2]) + __shfl_xor_sync(0xffffffffu, odd ? terms[2] : terms[3], 1);
+  float sum = (upper ? second : first) + __shfl_xor_sync(0xffffffffu, upper ? first : second, 2);
+#pragma unroll
+  for (int lanes = 4; lanes < T::kChunks; lanes *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
+  return sum;
+}
+
+/// The lane that sum_chunks() gives row `row` of the tile.
+template <class T>
+__device__ __forceinline__ int lane_of_sum(int row) {
+  constexpr int kTogether = 32 / T::kChunks;  // rows of chunk i of all lanes
+  return row % kTogether * T::kChunks + row / kTogether;
+}
+
+/// x := x / length with the correctly rounded reciprocal: divide_row()'s fast way.
+__device__ __forceinline__ void divide_chunk(float (&x)[8], float length, float reciprocal) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const float quotient = x[i] * reciprocal;
+    x[i] = __fmaf_rn(__fmaf_rn(-quotient, length, x[i]), reciprocal, quotient);
+  }
+}
+
+/// A tile from its stage into shared memory: squares, the division where it comes first, butterflies of strides 1, 2, 4. Gives the sum
+/// of squares of the row of lane_of_sum(), NaN where a value may be too small to divide.
+template <class K>
+__device__ __forceinline__ float transform_by_chunk(DType dtype, const std::uint8_t* stage, int lane,
+                                                    const std::uint32_t (&sign)[8],
+                                                    const LaneChunks<typename K::T>& chunks, bool& small) {
+  using T = typename K::T;
+  float terms[4];
+  Smallest<K::kBf16> smallest;
+  if constexpr (K::kDivideFirst) {
+    float x[4][8];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      read_chunk<K>(dtype, stage, lane + 32 * i, sign, x[i], smallest);
+      terms[i] = sum_chunk<K::kBf16>(x[i]);  // of values that are not too small, products of two BF16 are exact
+    }
+    const float squares = sum_chunks<T>(terms, lane);
+    const float length = math::square_root(squares);
+    const float reciprocal = 1.0f / length;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int holder = lane / T::kChunks * T::kChunks + i;
+      divide_chunk(x[i], __shfl_sync(0xffffffffu, length, holder), __shfl_sync(0xffffffffu, reciprocal, holder));
+      transform_chunk(x[i]);
+      chunks.store(i, x[i]);
+    }
+    small = smallest.get() < kLeastDividend;
+    return squares;
+  } else {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      float x[8];
+      read_chunk<K>(dtype, stage, lane + 32 * i, sign, x, smallest);
+      terms[i] = sum_chunk<false>(x);
+      transform_chunk(x);
+      chunks.store(i, x);
+    }
+    small = false;
+    return sum_chunks<T>(terms, lane);
+  }
+}
+
+/// Whether a row of the tile holds a value, not 0, that is too small to divide in the fast way. For tiles that hold a small value or a
+/// zero: all lanes look at the rows once more.
+template <class K>
+__device__ __noinline__ bool holds_small(const EncodeArgs& args, std::int64_t first_row, int lane) {
+  const std::int64_t first = first_row * K::T::kDim, last = min(args.count * K::T::kDim, first + kTileElements);
+  bool found = false;
+  for (std::int64_t i = first + lane; i < last; i += 32) {
+    float x;
+    load_row(K::kBf16 ? DType::kBf16 : args.dtype, args.rows + i * element_bytes(args.dtype), 1, &x);
+    found |= fabsf(x) < kLeastDividend && x != 0.0f;
+  }
+  return __any_sync(0xffffffffu, found);
+}
+
+// ---- Helpers, by column.
+
+/// The pairwise sum over a row of terms that lie by column: terms[c], the tree over a lane's elements of chunk c. Shares of four
+/// chunks and rows are padded, so that lanes that write together meet in no bank.
+template <class T>
+__device__ __forceinline__ float sum_row(const float (&terms)[T::kChunks], float* scratch, int row, int m) {
+  constexpr int kLanes = T::kLanesPerRow;
+  constexpr int kShare = T::kWidth == 1 ? 4 * kLanes : 4 * kLanes + 4;
+  constexpr int kRow = kShare * (T::kChunks / 4) + (T::kWidth == 1 ? 8 : 4);
+  static_assert(kRow * T::kRows <= T::kFloats);
+  float* mine = scratch + row * kRow;
+  __syncwarp();
+#pragma unroll
+  for (int c = 0; c < T::kChunks; ++c) mine[c / 4 * kShare + c % 4 * kLanes + m] = terms[c];
+  __syncwarp();
+  float four[4 * kLanes];
+#pragma unroll
+  for (int i = 0; i < kLanes; ++i) {
+    const float4 f = *reinterpret_cast<const float4*>(mine + kShare * m + 4 * i);
+    four[4 * i] = f.x, four[4 * i + 1] = f.y, four[4 * i + 2] = f.z, four[4 * i + 3] = f.w;
+  }
+  float sum = sum_tree<4 * kLanes>(four);
+#pragma unroll
+  for (int lanes = 1; lanes < kLanes; lanes *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
+  __syncwarp();
+  return sum;
+}
+
+/// The codes of a lane's columns, and for least-squares norms <y, c> over the lane's elements of each chunk.
+template <class K>
+struct CodedColumns {
+  LaneCodes<typename K::T> codes;
+  float products[K::kMode == NormMode::kLeastSquares ? K::T::kChunks : 1];
+};
+
+template <class K>
+__device__ __forceinline__ void code_columns(const float (&v)[K::T::kChunks][K::T::kWidth], float scale,
+                                             const float (&sign)[K::T::kChunks][K::T::kWidth], float magic, std::uint32_t origin,
+                                             [[maybe_unused]] const float* levels, CodedColumns<K>& coded) {
+  using T = typename K::T;
+#pragma unroll
+  for (int c = T::kChunks - 1; c >= 0; --c) {
+    [[maybe_unused]] float products_of[T::kWidth];
+#pragma unroll
+    for (int j = T::kWidth - 1; j >= 0; --j) {
+      const float y = v[c][j] * scale;
+      const std::uint32_t code = find_code<K::kBits>(y, sign[c][j], magic, origin);
+      coded.codes.template push<K::kBits>(c, j, code);
+      if constexpr (K::kMode == NormMode::kLeastSquares) products_of[j] = (y * sign[c][j]) * levels[code];
+    }
+    if constexpr (K::kMode == NormMode::kLeastSquares) coded.products[c] = sum_tree<T::kWidth>(products_of);
+  }
+}
+
+/// What the norm of a row is multiplied with, from the energy of its levels.
+template <class K>
+__device__ __forceinline__ float norm_factor(const CodedColumns<K>& coded, float energy, float* scratch, int row, int m) {
+  if constexpr (K::kMode == NormMode::kCorrected) {
+    return energy > 0.0f ? 1.0f / math::square_root(energy) : 1.0f;
+  } else {
+    const float product = sum_row<typename K::T>(coded.products, scratch, row, m);
+    return product > 0.0f ? product / energy : 0.0f;
+  }
+}
+
+// ---- The kernel.
+
+template <class T>
+struct EncodeShared {
+  float tile[T::kFloats];
+  alignas(16) std::uint32_t codes[CodeExchange<T>::kWords];
+  alignas(8) std::uint64_t barriers[2];
+};
+
+template <class K>
+__global__ void __launch_bounds__(32 * kEncodeWarps, 4)
+    encode_tiles(const __grid_constant__ EncodeArgs args, const __grid_constant__ Codebook table,
+                 const __grid_constant__ Bins source, unsigned long long* first_refused) {
+  using T = typename K::T;
+  extern __shared__ __align__(128) std::uint8_t buffers[];  // two stages a warp
+  __shared__ EncodeShared<T> shared_warps[kEncodeWarps];
+  __shared__ SharedBins<K::kBits> bins;
+  __shared__ Codebook codebook;
+  bins.fill(source, static_cast<int>(threadIdx.x), 32 * kEncodeWarps);
+  for (int i = static_cast<int>(threadIdx.x); i < (1 << K::kBits); i += 32 * kEncodeWarps) {
+    codebook.edges[i] = table.edges[i];
+    codebook.levels[i] = table.levels[i];
+  }
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const int tile_row = lane / T::kLanesPerRow, m = lane % T::kLanesPerRow;
+  const DType dtype = K::kBf16 ? DType::kBf16 : args.dtype;
+  const int row_bytes = T::kDim * element_bytes(dtype), tile_bytes = kTileElements * element_bytes(dtype);
+  EncodeShared<T>& shared = shared_warps[warp];
+  const TileStages stages(buffers + 2 * warp * tile_bytes, shared.barriers, tile_bytes, lane);
+  __syncthreads();
+  __shared__ std::conditional_t<K::kFactor, PairEnergies<K::kBits>, char> energies;
+  std::uint32_t energies_origin = 0;
+  if constexpr (K::kFactor) {
+    energies.fill(codebook.levels, static_cast<int>(threadIdx.x), 32 * kEncodeWarps);
+    energies_origin = energies.origin(lane);
+    __syncthreads();
+  }
+
+  const LaneChunks<T> chunks(shared.tile, lane);
+  const LaneColumns<T> columns(shared.tile, lane);
+  const CodeExchange<T> exchange(shared.codes, lane);
+  const float magic = source.magic;
+  const std::uint32_t origin = bins.origin(magic);
+  const int sum_lane = lane_of_sum<T>(tile_row);
+  std::uint32_t signs1[8];
+  float signs2[T::kChunks][T::kWidth];
+#pragma unroll
+  for (int i = 0; i < 8; ++i) signs1[i] = args.rotation.signs1[lane % T::kChunks * 8 + i];
+#pragma unroll
+  for (int c = 0; c < T::kChunks; ++c) {
+#pragma unroll
+    for (int j = 0; j < T::kWidth; ++j) signs2[c][j] = sign_of(args.rotation.signs2[8 * c + T::kWidth * m + j]);
+  }
+
+  const int count = static_cast<int>(args.count), tiles = (count + T::kRows - 1) / T::kRows;
+  const int step = static_cast<int>(gridDim.x) * kEncodeWarps;
+  const auto start = [&](int tile, int turn) {
+    const int rows = tile < tiles ? min(T::kRows, count - tile * T::kRows) : 0;
+    stages.start(turn, args.rows + static_cast<std::int64_t>(tile) * tile_bytes, rows * row_bytes);
+  };
+  int tile = static_cast<int>(blockIdx.x) * kEncodeWarps + warp;
+  start(tile, 0);
+  start(tile + step, 1);
+  for (int turn = 0, phase = 0; tile < tiles; tile += step, turn ^= 1, phase ^= turn ^ 1) {
+    stages.wait(turn, phase);
+    bool small;
+    const float squares_here = transform_by_chunk<K>(dtype, stages.stage(turn), lane, signs1, chunks, small);
+    __syncwarp();
+    start(tile + 2 * step, turn);
+
+    float v[T::kChunks][T::kWidth];
+    columns.load(v);
+    transform_columns<T>(v);
+    const float squares = __shfl_sync(0xffffffffu, squares_here, sum_lane);
+    const bool usual = squares > 0x1p-80f && squares < __int_as_float(0x7f800000);
+    if (__any_sync(0xffffffffu, !usual || small)) {
+      const bool others = K::kDivideFirst && holds_small<K>(args, static_cast<std::int64_t>(tile) * T::kRows, lane);
+      if (__any_sync(0xffffffffu, !usual) || others) {
+        const int own = tile * T::kRows + lane;
+        if (lane < T::kRows && own < count) encode_plain_row<K::kBits>(args, codebook, own, first_refused);
+        __syncwarp();
+        continue;
+      }
+    }
+    const float norm = math::square_root(squares);
+    CodedColumns<K> coded;
+    code_columns<K>(v, K::kDivideFirst ? args.rotation.scale : args.rotation.scale / norm, signs2, magic, origin,
+                    codebook.levels, coded);
+    std::uint32_t gathered[4];
+    exchange.template gather<K::kBits>(coded.codes, gathered);
+    float stored = norm;
+    if constexpr (K::kFactor) {
+      const float energy = sum_energy<T, K::kBits>(gathered, energies_origin);
+      stored = norm * norm_factor<K>(coded, energy, shared.tile, tile_row, m);
+    }
+    const int row = tile * T::kRows + tile_row;
+    exchange.template write<K::kBits>(gathered, args.codes, tile, min(T::kRows, count - tile * T::kRows));
+    if (m == 0 && row < count) {
+      const math::EncodedRow<float> result = math::store_norm(stored, 0, args.rule.f16);
+      args.norms[row] = result.norm;
+      if (result.refused != 0) atomicMin(first_refused, static_cast<unsigned long long>(row));
+    }
+  }
+}
+
+// ---- The launcher.
+
+template <class K>
+void launch_tiles(const EncodeArgs& args, const Bins& bins, unsigned long long* first_refused) {
+  const auto kernel = encode_tiles<K>;
+  const TileLaunch launch = encode_tile_launch(K::T::kDim, args.dtype, args.count);
+  const int resident = resident_blocks(reinterpret_cast<const void*>(kernel), launch.threads, launch.shared_bytes);
+  kernel<<<launch.blocks(resident), launch.threads, static_cast<std::size_t>(launch.shared_bytes)>>>(args, *args.codebook, bins,
+                                                                                                     first_refused);
+  check_cuda(cudaGetLastError(), "starting to encode");
+}
+
+template <int Chunks, int Bits, bool Bf16>
+void choose_mode(const EncodeArgs& args, const Bins& bins, unsigned long long* first_refused) {
+  switch (args.rule.mode) {
+    case NormMode::kRaw:
+      if (args.rule.divide_first) return launch_tiles<EncodeKind<Chunks, Bits, NormMode::kRaw, true, Bf16>>(args, bins, first_refused);
+      return launch_tiles<EncodeKind<Chunks, Bits, NormMode::kRaw, false, Bf16>>(args, bins, first_refused);
+    case NormMode::kCorrected:
+      if (args.rule.divide_first) {
+        return launch_tiles<EncodeKind<Chunks, Bits, NormMode::kCorrected, true, Bf16>>(args, bins, first_refused);
+      }
+      return launch_tiles<EncodeKind<Chunks, Bits, NormMode::kCorrected, false, Bf16>>(args, bins, first_refused);
+    default: return launch_tiles<EncodeKind<Chunks, Bits, NormMode::kLeastSquares, false, Bf16>>(args, bins, first_refused);
+  }
+}
+
+template <int Chunks, int Bits>
+void choose_type(const EncodeArgs& args, const Bins& bins, unsigned long long* first_refused) {
+  if (args.dtype == DType::kBf16) return choose_mode<Chunks, Bits, true>(args, bins, first_refused);
+  choose_mode<Chunks, Bits, false>(args, bins, first_refused);
+}
+
+template <int Chunks>
+void choose_bits(const EncodeArgs& args, const Bins& bins, unsigned long long* first_refused) {
+  switch (args.codebook->bits) {
+    case 2: return choose_type<Chunks, 2>(args, bins, first_refused);
+    case 3: return choose_type<Chunks, 3>(args, bins, first_refused);
+    default: return choose_type<Chunks, 4>(args, bins, first_refused);
+  }
+}
+
+}  // namespace tq::cuda

@@ -1,0 +1,13 @@
+// The fast encoders by dim: one .cu file each, so that they compile side by side.
+#pragma once
+
+#include "kernels/gpu_bins.h"
+#include "kernels/gpu_target.h"
+
+namespace tq::cuda {
+
+void encode_tiles_64(const EncodeArgs& args, const Bins& bins, unsigned long long* first_refused);
+void encode_tiles_128(const EncodeArgs& args, const Bins& bins, unsigned long long* first_refused);
+void encode_tiles_256(const EncodeArgs& args, const Bins& bins, unsigned long long* first_refused);
+
+}  // namespace tq::cuda

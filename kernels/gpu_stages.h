@@ -1,0 +1,77 @@
+// A warp's two buffers in shared memory, filled from device memory while the warp works on something else. From compute capability
+// 9.0 one lane starts one bulk copy, whose bytes a barrier counts; before, every lane copies 16 bytes at a time. Included by .cu
+// files only.
+#pragma once
+
+#include <cstdint>
+
+namespace tq::cuda {
+
+/// Shared address of a pointer.
+__device__ __forceinline__ std::uint32_t shared_address(const void* at) {
+  return static_cast<std::uint32_t>(__cvta_generic_to_shared(at));
+}
+
+/// Copies start and are waited for in turn: 0, 1, 0, 1, ... All lanes call everything, at the same point.
+class TileStages {
+ public:
+  /// buffers: twice `stage_bytes`, at a multiple of 16. barriers: 2. A block barrier must follow before start().
+  __device__ TileStages(std::uint8_t* buffers, [[maybe_unused]] std::uint64_t* barriers, int stage_bytes, int lane)
+      : buffers_(buffers), stage_bytes_(stage_bytes), lane_(lane) {
+#if __CUDA_ARCH__ >= 900
+    barriers_ = shared_address(barriers);
+    if (lane == 0) {
+      asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barriers_));
+      asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barriers_ + 8));
+      asm volatile("fence.proxy.async.shared::cta;");
+    }
+#endif
+  }
+
+  /// Starts copying `bytes` bytes, a multiple of 16 and at most stage_bytes; 0: none are left. No lane reads this stage any more.
+  __device__ __forceinline__ void start(int turn, const std::uint8_t* from, int bytes) const {
+#if __CUDA_ARCH__ >= 900
+    if (lane_ != 0 || bytes == 0) return;
+    const std::uint32_t barrier = barriers_ + 8u * static_cast<std::uint32_t>(turn);
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                     shared_address(stage(turn))),
+                 "l"(from), "r"(bytes), "r"(barrier)
+                 : "memory");
+#else
+    for (int at = 16 * lane_; at < bytes; at += 512) {
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(stage(turn) + at)), "l"(from + at));
+    }
+    asm volatile("cp.async.commit_group;");
+#endif
+  }
+
+  /// Waits for the copy that was started `turn`; `phase` changes every second time.
+  __device__ __forceinline__ void wait([[maybe_unused]] int turn, [[maybe_unused]] int phase) const {
+#if __CUDA_ARCH__ >= 900
+    std::uint32_t done = 0;
+    do {
+      asm volatile(
+          "{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p;}"
+          : "=r"(done)
+          : "r"(barriers_ + 8u * static_cast<std::uint32_t>(turn)), "r"(phase)
+          : "memory");
+    } while (done == 0);
+#else
+    asm volatile("cp.async.wait_group 1;" ::: "memory");
+    __syncwarp();
+#endif
+  }
+
+  __device__ __forceinline__ std::uint8_t* stage(int turn) const { return buffers_ + turn * stage_bytes_; }
+
+ private:
+  std::uint8_t* buffers_;
+  int stage_bytes_;
+  int lane_;
+#if __CUDA_ARCH__ >= 900
+  std::uint32_t barriers_;
+#endif
+};
+
+}  // namespace tq::cuda
