@@ -61,7 +61,7 @@ void add_capture(CLI::App& app, Command& command) {
   sub->add_option("--layers", options->layers, "layers to write, such as 0,5,10-12 (default all)")->default_str("");
   sub->add_flag("--no-queries", options->no_queries, "leave out q.L: a smaller dump, without attention metrics");
   options->threads.declare(*sub);
-  options->device.declare(*sub, "the model runs", "it moves the last of a float's digits");
+  options->device.declare(*sub, DeviceOption::Runs::kModels);
   sub->add_flag("--force", options->force, "overwrite the output");
   sub->add_flag("--quiet", options->quiet, "no progress and no summary on stderr");
   sub->callback([options, &command] { command = [options] { return run(*options); }; });

@@ -153,8 +153,12 @@ void ThreadOption::declare(CLI::App& app) {
   app.add_option("--threads", threads, "threads, 1..1024; no byte depends on it")->check(CLI::Range(1, kMostThreads));
 }
 
-void DeviceOption::declare(CLI::App& app, const char* what, const char* promise) {
-  app.add_option("--device", name_, fmt::format("where {}: auto (a GPU where there is one), cpu, cuda or cuda:N; {}", what, promise))
+void DeviceOption::declare(CLI::App& app, Runs runs) {
+  app.add_option("--device", name_,
+                 runs == Runs::kModels
+                     ? "where models run, and codes are made and read: auto (a GPU where there is one), cpu, cuda or cuda:N; no code "
+                       "depends on it, and numbers about attention and models only in digits that rounding reaches (docs/models.md)"
+                     : "where codes are made and read: auto (a GPU where there is one), cpu, cuda or cuda:N; no byte depends on it")
       ->check(device_name());
 }
 

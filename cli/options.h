@@ -63,7 +63,8 @@ CLI::Validator device_name();  ///< what parse_device() takes
 /// --device: auto (default), cpu, cuda or cuda:N.
 class DeviceOption {
  public:
-  void declare(CLI::App& app, const char* what = "codes are made and read", const char* promise = "no byte depends on it");
+  enum class Runs { kCodec, kModels };  ///< kModels: attention and forward passes, too
+  void declare(CLI::App& app, Runs runs = Runs::kCodec);
   /// Throws UsageError for a name that is none, and Error where the device that was asked for is not there. Says on stderr why
   /// auto leaves a GPU that is there unused.
   Device open() const;

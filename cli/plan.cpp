@@ -124,8 +124,7 @@ void add_plan(CLI::App& app, Command& command) {
                                                       "the output of attention")->check(not_negative())->group(limit);
   options->scheme.declare(*sub);
   options->threads.declare(*sub);
-  options->device.declare(*sub, "codes are made, a model runs and attention is measured",
-                          "no code depends on it, and of a model's numbers the last digits");
+  options->device.declare(*sub, DeviceOption::Runs::kModels);
   sub->add_option("-o,--output", options->output, "write the plan as a file for --scheme of pack-kv and verify");
   sub->add_flag("--force", options->force, "overwrite the output");
   sub->add_flag("--json", options->json, "print JSON");

@@ -273,8 +273,7 @@ void add_verify(CLI::App& app, Command& command) {
                   "attention is measured on the last N queries of each head, 1..1000000")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1000000}));
   options->threads.declare(*sub);
-  options->device.declare(*sub, "codes are made, a model runs and attention is measured",
-                          "no code depends on it, and of a model's numbers the last digits");
+  options->device.declare(*sub, DeviceOption::Runs::kModels);
   sub->add_flag("--per-head", options->per_head, "one line a head instead of a layer");
   sub->add_flag("--json", options->json, "print JSON (docs/verify.schema.json, with --weights docs/verify-weights.schema.json, with --paper and "
                                          "--compare docs/verification.md; where nothing could be measured docs/verify-error.schema.json); warnings "

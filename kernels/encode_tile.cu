@@ -5,13 +5,14 @@
 namespace tq::cuda {
 
 bool encode_tile_rows(const EncodeArgs& args, unsigned long long* first_refused) {
-  Bins bins;
+  TileCodebook codebook;
   if (args.rule.divide_first && args.rule.mode == NormMode::kLeastSquares) return false;
-  if (!has_tiles(args.rotation, args.codebook->bits, args.rows, args.codes) || !make_bins(*args.codebook, bins)) return false;
+  if (!has_tiles(args.rotation, args.codebook->bits, args.rows, args.codes)) return false;
+  if (!make_tile_codebook(*args.codebook, args.rule.divide_first ? args.rotation.scale : 1.0f, codebook)) return false;
   switch (args.rotation.dim) {
-    case 64: encode_tiles_64(args, bins, first_refused); break;
-    case 128: encode_tiles_128(args, bins, first_refused); break;
-    default: encode_tiles_256(args, bins, first_refused);
+    case 64: encode_tiles_64(args, codebook, first_refused); break;
+    case 128: encode_tiles_128(args, codebook, first_refused); break;
+    default: encode_tiles_256(args, codebook, first_refused);
   }
   return true;
 }

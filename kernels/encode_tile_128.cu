@@ -4,8 +4,8 @@
 
 namespace tq::cuda {
 
-void encode_tiles_128(const EncodeArgs& args, const Bins& bins, unsigned long long* first_refused) {
-  choose_bits<16>(args, bins, first_refused);
+void encode_tiles_128(const EncodeArgs& args, const TileCodebook& codebook, unsigned long long* first_refused) {
+  choose_bits<16>(args, codebook, first_refused);
 }
 
 }  // namespace tq::cuda

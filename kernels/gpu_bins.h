@@ -3,7 +3,7 @@
 // any codebook whose edges lie in different bins. Included by .cu files only.
 #pragma once
 
-#include <algorithm>
+#include <cmath>
 #include <cstdint>
 
 #include "lib/codebook.h"
@@ -11,34 +11,45 @@
 namespace tq::cuda {
 
 inline constexpr int kMaxBins = 264;
+inline constexpr int kMostTileCodes = 16;
 
-/// Bins of [-1.02, 1.02]: bin round(y 2^k) + kMaxBins / 2.
-struct Bins {
-  float edge[kMaxBins];          ///< the edge in the bin, or infinity
-  std::int32_t below[kMaxBins];  ///< edges in lower bins
+/// A codebook of at most four bits with the edges as find_code() compares them: 200 bytes, of which a block reads what it needs. (Bins by
+/// value would be 2 KB, and every multiprocessor would wait for them once a launch.)
+struct TileCodebook {
+  float levels[kMostTileCodes];
+  float edges[kMostTileCodes];
+  float limits[kMostTileCodes];  ///< edges of the values that are looked up: those that a scale makes levels, or levels
   float magic;                   ///< 1.5 2^(23 - k): the unit in the last place is 2^-k
+
+  int bits;
 };
 
-/// False if two edges share a bin of every width.
-inline bool make_bins(const Codebook& codebook, Bins& bins) {
+/// The largest float32 v with v * scale <= edge, rounded: v is beyond it where its product is beyond the edge.
+inline float limit_of(float edge, float scale) {
+  float limit = edge / scale;
+  while (limit * scale > edge) limit = std::nextafter(limit, -__builtin_inff());
+  for (float next = limit; next * scale <= edge; next = std::nextafter(next, __builtin_inff())) limit = next;
+  return limit;
+}
+
+/// Of values that are looked up before they are multiplied with `scale`; 1: levels. They are at most 1.02 / scale in magnitude. False if
+/// two edges share a bin of every width.
+inline bool make_tile_codebook(const Codebook& codebook, float scale, TileCodebook& tile) {
   const int edges = (1 << codebook.bits) - 1;
-  for (int k = 4; k <= 7; ++k) {
-    bins.magic = 0x1.8p23f / static_cast<float>(1 << k);
-    std::fill(bins.edge, bins.edge + kMaxBins, __builtin_inff());
+  tile = {};
+  tile.bits = codebook.bits;
+  for (int i = 0; i <= edges; ++i) tile.levels[i] = codebook.levels[i];
+  for (int i = 0; i < edges; ++i) {
+    tile.edges[i] = codebook.edges[i];
+    if (!(tile.edges[i] > -1.0f && tile.edges[i] < 1.0f)) return false;
+    tile.limits[i] = limit_of(tile.edges[i], scale) + 0.0f;  // a limit of -0 would count a value of 0
+  }
+  const int finest = static_cast<int>(std::floor(std::log2(static_cast<float>(kMaxBins / 2 - 1) * scale / 1.02f)));
+  for (int k = finest - 3; k <= finest; ++k) {
+    tile.magic = std::ldexp(1.5f, 23 - k);
     bool apart = true;
-    for (int i = 0; i < edges; ++i) {
-      const float edge = codebook.edges[i];
-      if (!(edge > -1.0f && edge < 1.0f)) return false;
-      const int bin = static_cast<int>((edge + bins.magic - bins.magic) * static_cast<float>(1 << k)) + kMaxBins / 2;
-      if (bins.edge[bin] < __builtin_inff()) apart = false;
-      bins.edge[bin] = edge + 0.0f;  // an edge of -0 would count a value of 0
-    }
-    if (!apart) continue;
-    for (int bin = 0, below = 0; bin < kMaxBins; ++bin) {
-      bins.below[bin] = below;
-      below += bins.edge[bin] < __builtin_inff() ? 1 : 0;
-    }
-    return true;
+    for (int i = 0; i + 1 < edges; ++i) apart &= tile.limits[i] + tile.magic < tile.limits[i + 1] + tile.magic;
+    if (apart) return true;
   }
   return false;
 }
@@ -49,10 +60,18 @@ struct SharedBins {
   static constexpr bool kPaired = Bits <= 3;
   std::uint32_t words[2 * kMaxBins];
 
-  __device__ void fill(const Bins& bins, int thread, int threads) {
-    for (int i = thread; i < kMaxBins; i += threads) {
-      words[kPaired ? 2 * i : i] = __float_as_uint(bins.edge[i]);
-      words[kPaired ? 2 * i + 1 : kMaxBins + i] = static_cast<std::uint32_t>(bins.below[i]);
+  __device__ void fill(const TileCodebook& codebook, int thread, int threads) {
+    for (int bin = thread; bin < kMaxBins; bin += threads) {
+      float edge = __int_as_float(0x7f800000);
+      std::uint32_t below = 0;
+      for (int i = 0; i + 1 < 1 << Bits; ++i) {
+        const float limit = codebook.limits[i];
+        const int at = __float_as_int(limit + codebook.magic) - __float_as_int(codebook.magic) + kMaxBins / 2;
+        below += at < bin ? 1 : 0;
+        if (at == bin) edge = limit;
+      }
+      words[kPaired ? 2 * bin : bin] = __float_as_uint(edge);
+      words[kPaired ? 2 * bin + 1 : kMaxBins + bin] = below;
     }
   }
 

@@ -35,33 +35,28 @@ struct EncodeKind {
   static constexpr bool kBf16 = Bf16;
 };
 
-/// Below this, dividing by a multiplication and a remainder may be off (lib/math/norm.h): divides_as_usual's limit.
+/// Below this, dividing by a multiplication and a remainder may be off (lib/math/norm.h): divides_as_usual's limit. Half of it would do,
+/// for rows are shorter than 2^63 here.
 inline constexpr float kLeastDividend = 0x1p-62f;
 
-/// The smallest magnitude that went in, as a bound: a zero counts.
+/// Whether a value that went in may be too small to divide so: a quick look, which also says yes to zeros, and of BF16 to values of 2 and
+/// more. (Of all words of BF16 a bit is set that is set in exponents of 2^-63 to 2, and from 2^65.)
 template <bool kBf16>
-class Smallest {
+class MaybeSmall {
  public:
-  __device__ __forceinline__ void add_pair(std::uint32_t word) {  // BF16
-    __nv_bfloat162 pair;
-    memcpy(&pair, &word, 4);
-    pair_ = __hmin2(pair_, __habs2(pair));
-  }
+  __device__ __forceinline__ void add_words(const uint4& w) { all_ &= w.x & w.y & w.z & w.w; }
   __device__ __forceinline__ void add(float x) { least_ = fminf(least_, fabsf(x)); }
-  __device__ __forceinline__ float get() const {
-    if constexpr (!kBf16) return least_;
-    return fminf(__low2float(pair_), __high2float(pair_));
-  }
+  __device__ __forceinline__ bool get() const { return kBf16 ? (all_ & 0x20002000u) != 0x20002000u : least_ < kLeastDividend; }
 
  private:
-  __nv_bfloat162 pair_ = __float2bfloat162_rn(1.0f);
+  std::uint32_t all_ = 0xffffffffu;
   float least_ = 1.0f;
 };
 
 /// A chunk from a stage, with its signs (0 or 0x80000000): squares and quotients do not see them, and zeros have none that counts.
 template <class K>
 __device__ __forceinline__ void read_chunk(DType dtype, const std::uint8_t* stage, int chunk, const std::uint32_t (&sign)[8],
-                                           float (&x)[8], Smallest<K::kBf16>& smallest) {
+                                           float (&x)[8], MaybeSmall<K::kBf16>& small) {
   if (!K::kBf16 && dtype == DType::kF32) {
     const float4* from = reinterpret_cast<const float4*>(stage) + 2 * chunk;
     const float4 low = from[0], high = from[1];
@@ -71,12 +66,12 @@ __device__ __forceinline__ void read_chunk(DType dtype, const std::uint8_t* stag
   } else {
     const uint4 words = reinterpret_cast<const uint4*>(stage)[chunk];
     const std::uint32_t w[4] = {words.x, words.y, words.z, words.w};
+    if constexpr (K::kDivideFirst && K::kBf16) small.add_words(words);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       if constexpr (K::kBf16) {
         x[2 * i] = __uint_as_float((w[i] << 16) + sign[2 * i]);
         x[2 * i + 1] = __uint_as_float((w[i] & 0xffff0000u) ^ sign[2 * i + 1]);
-        if constexpr (K::kDivideFirst) smallest.add_pair(w[i]);
       } else {
         const std::uint32_t word = w[i] ^ (sign[2 * i] >> 16) ^ sign[2 * i + 1];
         const float2 pair = __half22float2(*reinterpret_cast<const __half2*>(&word));
@@ -86,7 +81,7 @@ __device__ __forceinline__ void read_chunk(DType dtype, const std::uint8_t* stag
   }
   if constexpr (K::kDivideFirst && !K::kBf16) {
 #pragma unroll
-    for (int i = 0; i < 8; ++i) smallest.add(x[i]);
+    for (int i = 0; i < 8; ++i) small.add(x[i]);
   }
 }
 
@@ -131,20 +126,26 @@ __device__ __forceinline__ void divide_chunk(float (&x)[8], float length, float 
   }
 }
 
-/// A tile from its stage into shared memory: squares, the division where it comes first, butterflies of strides 1, 2, 4. Gives the sum
-/// of squares of the row of lane_of_sum(), NaN where a value may be too small to divide.
+/// What is known of a row before its butterflies.
+struct TileNorm {
+  float value;   ///< the norm of the row of lane_of_sum(), or where nothing is divided its square
+  bool usual;    ///< of this row: its squares are within float32's range, far enough for the fast way
+  bool small;    ///< of this lane's values: MaybeSmall
+};
+
+/// A tile from its stage into shared memory: squares, the division where it comes first, butterflies of strides 1, 2, 4.
 template <class K>
-__device__ __forceinline__ float transform_by_chunk(DType dtype, const std::uint8_t* stage, int lane,
-                                                    const std::uint32_t (&sign)[8],
-                                                    const LaneChunks<typename K::T>& chunks, bool& small) {
+__device__ __forceinline__ TileNorm transform_by_chunk(DType dtype, const std::uint8_t* stage, int lane,
+                                                       const std::uint32_t (&sign)[8],
+                                                       const LaneChunks<typename K::T>& chunks) {
   using T = typename K::T;
   float terms[4];
-  Smallest<K::kBf16> smallest;
+  MaybeSmall<K::kBf16> small;
   if constexpr (K::kDivideFirst) {
     float x[4][8];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      read_chunk<K>(dtype, stage, lane + 32 * i, sign, x[i], smallest);
+      read_chunk<K>(dtype, stage, lane + 32 * i, sign, x[i], small);
       terms[i] = sum_chunk<K::kBf16>(x[i]);  // of values that are not too small, products of two BF16 are exact
     }
     const float squares = sum_chunks<T>(terms, lane);
@@ -157,19 +158,18 @@ __device__ __forceinline__ float transform_by_chunk(DType dtype, const std::uint
       transform_chunk(x[i]);
       chunks.store(i, x[i]);
     }
-    small = smallest.get() < kLeastDividend;
-    return squares;
+    return {length, squares > 0x1p-80f && squares < 0x1p126f, small.get()};
   } else {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       float x[8];
-      read_chunk<K>(dtype, stage, lane + 32 * i, sign, x, smallest);
+      read_chunk<K>(dtype, stage, lane + 32 * i, sign, x, small);
       terms[i] = sum_chunk<false>(x);
       transform_chunk(x);
       chunks.store(i, x);
     }
-    small = false;
-    return sum_chunks<T>(terms, lane);
+    const float squares = sum_chunks<T>(terms, lane);
+    return {squares, squares > 0x1p-80f && squares < __int_as_float(0x7f800000), false};
   }
 }
 
@@ -232,7 +232,7 @@ __device__ __forceinline__ void code_columns(const float (&v)[K::T::kChunks][K::
     [[maybe_unused]] float products_of[T::kWidth];
 #pragma unroll
     for (int j = T::kWidth - 1; j >= 0; --j) {
-      const float y = v[c][j] * scale;
+      const float y = K::kDivideFirst ? v[c][j] : v[c][j] * scale;  // of quotients the limits know the scale
       const std::uint32_t code = find_code<K::kBits>(y, sign[c][j], magic, origin);
       coded.codes.template push<K::kBits>(c, j, code);
       if constexpr (K::kMode == NormMode::kLeastSquares) products_of[j] = (y * sign[c][j]) * levels[code];
@@ -263,24 +263,34 @@ struct EncodeShared {
 
 template <class K>
 __global__ void __launch_bounds__(32 * kEncodeWarps, 4)
-    encode_tiles(const __grid_constant__ EncodeArgs args, const __grid_constant__ Codebook table,
-                 const __grid_constant__ Bins source, unsigned long long* first_refused) {
+    encode_tiles(const __grid_constant__ EncodeArgs args, const __grid_constant__ TileCodebook table,
+                 unsigned long long* first_refused) {
   using T = typename K::T;
   extern __shared__ __align__(128) std::uint8_t buffers[];  // two stages a warp
   __shared__ EncodeShared<T> shared_warps[kEncodeWarps];
   __shared__ SharedBins<K::kBits> bins;
   __shared__ Codebook codebook;
-  bins.fill(source, static_cast<int>(threadIdx.x), 32 * kEncodeWarps);
-  for (int i = static_cast<int>(threadIdx.x); i < (1 << K::kBits); i += 32 * kEncodeWarps) {
-    codebook.edges[i] = table.edges[i];
-    codebook.levels[i] = table.levels[i];
-  }
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int tile_row = lane / T::kLanesPerRow, m = lane % T::kLanesPerRow;
   const DType dtype = K::kBf16 ? DType::kBf16 : args.dtype;
   const int row_bytes = T::kDim * element_bytes(dtype), tile_bytes = kTileElements * element_bytes(dtype);
   EncodeShared<T>& shared = shared_warps[warp];
   const TileStages stages(buffers + 2 * warp * tile_bytes, shared.barriers, tile_bytes, lane);
+  const int count = static_cast<int>(args.count), tiles = (count + T::kRows - 1) / T::kRows;
+  const int step = static_cast<int>(gridDim.x) * kEncodeWarps;
+  const auto start = [&](int tile, int turn) {
+    const int rows = tile < tiles ? min(T::kRows, count - tile * T::kRows) : 0;
+    stages.start(turn, args.rows + static_cast<std::int64_t>(tile) * tile_bytes, rows * row_bytes);
+  };
+  int tile = static_cast<int>(blockIdx.x) * kEncodeWarps + warp;
+  start(tile, 0);  // the first rows come while the tables are made
+  start(tile + step, 1);
+
+  bins.fill(table, static_cast<int>(threadIdx.x), 32 * kEncodeWarps);
+  if (threadIdx.x < 1 << K::kBits) {
+    codebook.edges[threadIdx.x] = table.edges[threadIdx.x];
+    codebook.levels[threadIdx.x] = table.levels[threadIdx.x];
+  }
   __syncthreads();
   __shared__ std::conditional_t<K::kFactor, PairEnergies<K::kBits>, char> energies;
   std::uint32_t energies_origin = 0;
@@ -293,7 +303,7 @@ __global__ void __launch_bounds__(32 * kEncodeWarps, 4)
   const LaneChunks<T> chunks(shared.tile, lane);
   const LaneColumns<T> columns(shared.tile, lane);
   const CodeExchange<T> exchange(shared.codes, lane);
-  const float magic = source.magic;
+  const float magic = table.magic;
   const std::uint32_t origin = bins.origin(magic);
   const int sum_lane = lane_of_sum<T>(tile_row);
   std::uint32_t signs1[8];
@@ -306,39 +316,28 @@ __global__ void __launch_bounds__(32 * kEncodeWarps, 4)
     for (int j = 0; j < T::kWidth; ++j) signs2[c][j] = sign_of(args.rotation.signs2[8 * c + T::kWidth * m + j]);
   }
 
-  const int count = static_cast<int>(args.count), tiles = (count + T::kRows - 1) / T::kRows;
-  const int step = static_cast<int>(gridDim.x) * kEncodeWarps;
-  const auto start = [&](int tile, int turn) {
-    const int rows = tile < tiles ? min(T::kRows, count - tile * T::kRows) : 0;
-    stages.start(turn, args.rows + static_cast<std::int64_t>(tile) * tile_bytes, rows * row_bytes);
-  };
-  int tile = static_cast<int>(blockIdx.x) * kEncodeWarps + warp;
-  start(tile, 0);
-  start(tile + step, 1);
   for (int turn = 0, phase = 0; tile < tiles; tile += step, turn ^= 1, phase ^= turn ^ 1) {
     stages.wait(turn, phase);
-    bool small;
-    const float squares_here = transform_by_chunk<K>(dtype, stages.stage(turn), lane, signs1, chunks, small);
+    const TileNorm here = transform_by_chunk<K>(dtype, stages.stage(turn), lane, signs1, chunks);
     __syncwarp();
     start(tile + 2 * step, turn);
 
     float v[T::kChunks][T::kWidth];
     columns.load(v);
     transform_columns<T>(v);
-    const float squares = __shfl_sync(0xffffffffu, squares_here, sum_lane);
-    const bool usual = squares > 0x1p-80f && squares < __int_as_float(0x7f800000);
-    if (__any_sync(0xffffffffu, !usual || small)) {
+    const float carried = __shfl_sync(0xffffffffu, here.value, sum_lane);
+    if (__any_sync(0xffffffffu, !here.usual || here.small)) {
       const bool others = K::kDivideFirst && holds_small<K>(args, static_cast<std::int64_t>(tile) * T::kRows, lane);
-      if (__any_sync(0xffffffffu, !usual) || others) {
+      if (__any_sync(0xffffffffu, !here.usual) || others) {
         const int own = tile * T::kRows + lane;
         if (lane < T::kRows && own < count) encode_plain_row<K::kBits>(args, codebook, own, first_refused);
         __syncwarp();
         continue;
       }
     }
-    const float norm = math::square_root(squares);
+    const float norm = K::kDivideFirst ? carried : math::square_root(carried);
     CodedColumns<K> coded;
-    code_columns<K>(v, K::kDivideFirst ? args.rotation.scale : args.rotation.scale / norm, signs2, magic, origin,
+    code_columns<K>(v, K::kDivideFirst ? 1.0f : args.rotation.scale / norm, signs2, magic, origin,
                     codebook.levels, coded);
     std::uint32_t gathered[4];
     exchange.template gather<K::kBits>(coded.codes, gathered);
@@ -360,42 +359,41 @@ __global__ void __launch_bounds__(32 * kEncodeWarps, 4)
 // ---- The launcher.
 
 template <class K>
-void launch_tiles(const EncodeArgs& args, const Bins& bins, unsigned long long* first_refused) {
+void launch_tiles(const EncodeArgs& args, const TileCodebook& codebook, unsigned long long* first_refused) {
   const auto kernel = encode_tiles<K>;
   const TileLaunch launch = encode_tile_launch(K::T::kDim, args.dtype, args.count);
   const int resident = resident_blocks(reinterpret_cast<const void*>(kernel), launch.threads, launch.shared_bytes);
-  kernel<<<launch.blocks(resident), launch.threads, static_cast<std::size_t>(launch.shared_bytes)>>>(args, *args.codebook, bins,
-                                                                                                     first_refused);
+  kernel<<<launch.blocks(resident), launch.threads, static_cast<std::size_t>(launch.shared_bytes)>>>(args, codebook, first_refused);
   check_cuda(cudaGetLastError(), "starting to encode");
 }
 
 template <int Chunks, int Bits, bool Bf16>
-void choose_mode(const EncodeArgs& args, const Bins& bins, unsigned long long* first_refused) {
+void choose_mode(const EncodeArgs& args, const TileCodebook& codebook, unsigned long long* first_refused) {
   switch (args.rule.mode) {
     case NormMode::kRaw:
-      if (args.rule.divide_first) return launch_tiles<EncodeKind<Chunks, Bits, NormMode::kRaw, true, Bf16>>(args, bins, first_refused);
-      return launch_tiles<EncodeKind<Chunks, Bits, NormMode::kRaw, false, Bf16>>(args, bins, first_refused);
+      if (args.rule.divide_first) return launch_tiles<EncodeKind<Chunks, Bits, NormMode::kRaw, true, Bf16>>(args, codebook, first_refused);
+      return launch_tiles<EncodeKind<Chunks, Bits, NormMode::kRaw, false, Bf16>>(args, codebook, first_refused);
     case NormMode::kCorrected:
       if (args.rule.divide_first) {
-        return launch_tiles<EncodeKind<Chunks, Bits, NormMode::kCorrected, true, Bf16>>(args, bins, first_refused);
+        return launch_tiles<EncodeKind<Chunks, Bits, NormMode::kCorrected, true, Bf16>>(args, codebook, first_refused);
       }
-      return launch_tiles<EncodeKind<Chunks, Bits, NormMode::kCorrected, false, Bf16>>(args, bins, first_refused);
-    default: return launch_tiles<EncodeKind<Chunks, Bits, NormMode::kLeastSquares, false, Bf16>>(args, bins, first_refused);
+      return launch_tiles<EncodeKind<Chunks, Bits, NormMode::kCorrected, false, Bf16>>(args, codebook, first_refused);
+    default: return launch_tiles<EncodeKind<Chunks, Bits, NormMode::kLeastSquares, false, Bf16>>(args, codebook, first_refused);
   }
 }
 
 template <int Chunks, int Bits>
-void choose_type(const EncodeArgs& args, const Bins& bins, unsigned long long* first_refused) {
-  if (args.dtype == DType::kBf16) return choose_mode<Chunks, Bits, true>(args, bins, first_refused);
-  choose_mode<Chunks, Bits, false>(args, bins, first_refused);
+void choose_type(const EncodeArgs& args, const TileCodebook& codebook, unsigned long long* first_refused) {
+  if (args.dtype == DType::kBf16) return choose_mode<Chunks, Bits, true>(args, codebook, first_refused);
+  choose_mode<Chunks, Bits, false>(args, codebook, first_refused);
 }
 
 template <int Chunks>
-void choose_bits(const EncodeArgs& args, const Bins& bins, unsigned long long* first_refused) {
+void choose_bits(const EncodeArgs& args, const TileCodebook& codebook, unsigned long long* first_refused) {
   switch (args.codebook->bits) {
-    case 2: return choose_type<Chunks, 2>(args, bins, first_refused);
-    case 3: return choose_type<Chunks, 3>(args, bins, first_refused);
-    default: return choose_type<Chunks, 4>(args, bins, first_refused);
+    case 2: return choose_type<Chunks, 2>(args, codebook, first_refused);
+    case 3: return choose_type<Chunks, 3>(args, codebook, first_refused);
+    default: return choose_type<Chunks, 4>(args, codebook, first_refused);
   }
 }
 

@@ -6,8 +6,8 @@
 
 namespace tq::cuda {
 
-void encode_tiles_64(const EncodeArgs& args, const Bins& bins, unsigned long long* first_refused);
-void encode_tiles_128(const EncodeArgs& args, const Bins& bins, unsigned long long* first_refused);
-void encode_tiles_256(const EncodeArgs& args, const Bins& bins, unsigned long long* first_refused);
+void encode_tiles_64(const EncodeArgs& args, const TileCodebook& codebook, unsigned long long* first_refused);
+void encode_tiles_128(const EncodeArgs& args, const TileCodebook& codebook, unsigned long long* first_refused);
+void encode_tiles_256(const EncodeArgs& args, const TileCodebook& codebook, unsigned long long* first_refused);
 
 }  // namespace tq::cuda

@@ -99,8 +99,10 @@ __device__ __forceinline__ float sum_energy(const std::uint32_t (&w)[4], std::ui
 template <class T>
 class CodeExchange {
  public:
-  static constexpr int kPieces = T::kWidth == 1 ? 2 : 1;  ///< of 16 bytes that a lane reads
-  static constexpr int kWords = 32 * 4 * kPieces;
+  static constexpr int kShare = T::kLanesPerRow * LaneCodes<T>::kWords;  ///< words of four chunks of a row: 4, or 8
+  /// Words from row to row: padded, so that lanes that write together meet in no bank.
+  static constexpr int kRow = LaneCodes<T>::kShares * kShare + (T::kWidth == 1 ? 8 : 4);
+  static constexpr int kWords = T::kRows * kRow;
 
   __device__ CodeExchange(std::uint32_t* words, int lane)
       : to_(words + lane / T::kLanesPerRow * kRow + lane % T::kLanesPerRow * LaneCodes<T>::kWords),
@@ -113,8 +115,11 @@ class CodeExchange {
   __device__ __forceinline__ void gather(const LaneCodes<T>& codes, std::uint32_t (&w)[4]) const {
 #pragma unroll
     for (int s = 0; s < LaneCodes<T>::kShares; ++s) {
-#pragma unroll
-      for (int p = 0; p < LaneCodes<T>::kWords; ++p) to_[s * kShare + p] = codes.word[s][p];
+      if constexpr (LaneCodes<T>::kWords == 2) {
+        *reinterpret_cast<uint2*>(to_ + s * kShare) = make_uint2(codes.word[s][0], codes.word[s][1]);
+      } else {
+        to_[s * kShare] = codes.word[s][0];
+      }
     }
     __syncwarp();
     if constexpr (T::kWidth == 1) {
@@ -136,9 +141,6 @@ class CodeExchange {
   }
 
  private:
-  static constexpr int kShare = T::kLanesPerRow * LaneCodes<T>::kWords;  ///< words of four chunks of a row: 4, or 8
-  static constexpr int kRow = LaneCodes<T>::kShares * kShare;
-
   template <int Bits>
   __device__ __forceinline__ void store(const std::uint32_t (&out)[Bits], std::uint8_t* to, int rows) const {
     if constexpr (Bits == 3) {

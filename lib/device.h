@@ -29,19 +29,19 @@ struct Device {
   bool is_asked = false;    ///< the CUDA device was asked for, not found
 };
 
-/// kAuto takes CUDA device 0 where there is one that this build has code for, and TQ_CPU names no CPU target, else the CPU; kCpu is make_cpu_backend(), and
-/// kCuda make_cuda_backend(), with its Error where there is no such device. No code and no norm depends on the choice; a model's pass does (open_model_device()).
+/// kAuto takes CUDA device 0 where there is one that this build has code for, and TQ_CPU names no CPU target, else the CPU; kCpu is
+/// make_cpu_backend(), and kCuda make_cuda_backend(), with its Error where there is no such device. No byte that a backend writes
+/// depends on the choice.
 Device open_device(const DeviceChoice& choice);
 
-/// What runs a model on a device, and measures its attention there.
+/// What runs a model on a device, and measures its attention there: the results are the CPU's but for rounding.
 struct ModelDevice {
   std::unique_ptr<ForwardDevice> forward;          ///< nullptr: the CPU
   MeasureAttention attention = measure_attention;
   std::string note;                                ///< as Device::note
 };
 
-/// Floats of a pass differ in their last digits from device to device, as they do between the CPU's instruction sets
-/// (docs/kernels.md says how far). The GPU where `device` is one and cuBLASLt can be opened, else the CPU. Throws Error without cuBLASLt where the GPU was asked for.
+/// The GPU where `device` is one and cuBLASLt can be opened, else the CPU. Throws Error without cuBLASLt where the GPU was asked for.
 ModelDevice open_model_device(const Device& device);
 
 }  // namespace tq

@@ -121,7 +121,9 @@ TEST_CASE("compatibility tables are those of published checkpoints, bit for bit"
        {.007872681133449078f, .023808276280760765f, .04034288972616196f, .05798383057117462f,
         .07746116816997528f, .10001177340745926f, .12822110950946808f, .16982105374336243f}}};
   CHECK(published.size() == 9);
-  for (const auto& [id, positive] : published) {
+  for (const auto& entry : published) {
+    const std::string& id = entry.first;  // no structured binding: clang 14 does not let CAPTURE see one
+    const std::vector<float>& positive = entry.second;
     CAPTURE(id);
     const NamedCodebook found = find_codebook(id);
     CHECK(found.id == id);
