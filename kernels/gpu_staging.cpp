@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/stopwatch.h"
 #include "lib/parallel.h"
 
 namespace tq {
@@ -36,6 +37,7 @@ void copy_rows(int threads, const float* from, std::int64_t from_stride, float* 
 }  // namespace
 
 void Staging::upload(const float* from, std::int64_t stride, std::int64_t rows, std::int64_t width, float* to) {
+  const Stopwatch watch(upload_seconds_);
   if (stride == width) {
     width *= rows;
     rows = 1;
@@ -61,6 +63,7 @@ void Staging::upload(const float* from, std::int64_t stride, std::int64_t rows, 
 
 void Staging::download(const float* from, std::int64_t from_stride, std::int64_t rows, std::int64_t width, float* to,
                        std::int64_t to_stride) {
+  const Stopwatch watch(download_seconds_);
   struct Piece {
     std::int64_t row, rows, column, floats;
   };

@@ -7,7 +7,6 @@
 //
 // Exit 0: near enough, and every control was noticed; 1: not; 3: could not run; 77: no GPU here, counted as skipped by CTest.
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -26,103 +25,24 @@
 #include "lib/io/safetensors.h"
 #include "lib/model/linear.h"
 #include "lib/model/prefill.h"
+#include "tests/gpu_forward_helpers.h"
 
 namespace tq {
 namespace {
 
 constexpr int kSkipped = 77;
-using Floats = std::vector<float>;
 
 /// Relative to the root mean square of what is compared. Products: x and w are cut to 24 bits and summed in float32, on both sides
 /// with an error that grows with the root of the depth, 2^-24 sqrt(4096) = 4e-6 of the terms' RMS; tensor cores cut each sum of 16
-/// terms instead of rounding it, which at depth 4096 is at most 256 times 2^-24.
+/// terms instead of rounding it, 5e-6 at depth 4096 (docs/kernels.md).
 constexpr double kMostProduct = 1e-5;
 /// A softmax multiplies the logits' error by their size.
 constexpr double kMostAttention = 2e-5;
-/// Of queries, keys and values in a whole model.
-constexpr double kMostModel = 1e-3;
-
-struct Tally {
-  int cases = 0, failures = 0;
-  double worst = 0;
-  void add(const std::string& name, double error, double most) {
-    ++cases;
-    worst = std::max(worst, error);
-    if (error <= most) return;
-    ++failures;
-    fmt::print("  {}: differs by {:.3g}, and {:.3g} is allowed\n", name, error, most);
-  }
-  /// What must be noticed.
-  void add_control(const std::string& name, double error, double most) {
-    ++cases;
-    if (error > 3 * most) return;
-    ++failures;
-    fmt::print("  {}: a control that differs by {:.3g} only\n", name, error);
-  }
-};
-
-Floats gauss(std::int64_t count, std::uint32_t seed, float scale = 1) {
-  std::mt19937 generator(seed);
-  std::normal_distribution<float> normal(0, scale);
-  Floats out(static_cast<std::size_t>(count));
-  for (float& x : out) x = normal(generator);
-  return out;
-}
-
-/// RMS of the difference over the RMS of a; infinity where one side is not finite.
-double difference(std::span<const float> a, std::span<const float> b) {
-  double error = 0, energy = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    const double d = static_cast<double>(a[i]) - static_cast<double>(b[i]);
-    error += d * d;
-    energy += static_cast<double>(a[i]) * static_cast<double>(a[i]);
-  }
-  const double found = std::sqrt(error / energy);
-  return a.size() == b.size() && std::isfinite(found) ? found : INFINITY;
-}
-
-// ---- Weights in a file, so that all of the reading is in the test.
-
-struct TensorCase {
-  std::string name;
-  DType dtype;
-  std::vector<std::int64_t> shape;
-};
-
-std::string write_weights(const std::vector<TensorCase>& tensors, std::uint32_t seed = 100) {
-  const std::string path = std::filesystem::temp_directory_path() / fmt::format("gpu_forward.{}.safetensors", ::getpid());
-  std::vector<TensorSpec> specs;
-  for (const TensorCase& t : tensors) specs.push_back({t.name, t.dtype, t.shape});
-  SafetensorsWriter writer(specs);
-  writer.create(path, true);
-  for (std::size_t i = 0; i < tensors.size(); ++i) {
-    std::int64_t count = 1;
-    for (const std::int64_t n : tensors[i].shape) count *= n;
-    const Floats values = gauss(count, static_cast<std::uint32_t>(i) + seed, 0.1f);
-    std::vector<std::byte> bytes(static_cast<std::size_t>(count) * size_of(tensors[i].dtype));
-    convert_from_float(values.data(), count, tensors[i].dtype, bytes.data());
-    writer.write(i, 0, bytes);
-  }
-  writer.commit();
-  return path;
-}
-
-/// x with some values far from the others, as activations have.
-Floats draw_x(std::int64_t count, std::uint32_t seed) {
-  Floats x = gauss(count, seed);
-  for (std::size_t i = 0; i < x.size(); i += 97) x[i] *= 50;
-  return x;
-}
+/// Of queries, keys and values in a whole model of some layers: ten times what it is, a twentieth of what is promised.
+constexpr double kMostModel = 5e-5;
 
 Floats run(const RunContext& context, const Matrix& m, const Floats& x, std::int64_t tokens) {
   return apply_linear(context, m, x, tokens);
-}
-
-Floats with_bf16_x(Floats x) {
-  std::vector<std::uint16_t> halves(x.size());
-  convert_from_float(x.data(), static_cast<std::int64_t>(x.size()), DType::kBf16, halves.data());
-  convert_to_float(DType::kBf16, halves.data(), static_cast<std::int64_t>(x.size()), x.data());
-  return x;
 }
 
 void check_products(ForwardDevice& device, Tally& tally) {
