@@ -104,6 +104,7 @@ PackWeightsResult run_pipeline(const Options& options, const Checkpoint& source,
   PackWeightsOptions how;
   how.threads = options.threads.threads;
   how.resume = options.resume;
+  how.check_all = options.gates.max_rel_mse || options.gates.max_rel_mse_ratio;
   how.progress = [&](const WeightItem& item, std::uint64_t item_done, std::uint64_t amount) {
     bar.set_note(printable_name(item.name()), item_done, item.source->info->bytes);
     count(amount);
@@ -217,7 +218,7 @@ void declare_how(CLI::App& sub, Options& o) {
   CLI::Option* resume = sub.add_flag("--resume", o.resume, "go on with an interrupted run of the same command; begins it if there is none");
   sub.add_flag("--force", o.force, "replace an earlier result, or start an interrupted run again")->excludes(resume);
   sub.add_flag("--dry-run", o.dry_run, "print the exact bytes of every file and write nothing");
-  sub.add_option("--max-rel-mse", o.gates.max_rel_mse, "gate: largest relative MSE of a tensor; beyond it, exit 1 (the output is kept)")
+  sub.add_option("--max-rel-mse", o.gates.max_rel_mse, "gate: largest relative MSE of a tensor, of which then all rows are checked; beyond it, exit 1 (the output is kept)")
       ->check(not_negative())->group("Gates");
   sub.add_option("--max-rel-mse-ratio", o.gates.max_rel_mse_ratio,
                  "gate: largest ratio of a tensor's relative MSE to D, the codebook's exact distortion; beyond it, exit 1")

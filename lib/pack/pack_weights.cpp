@@ -40,7 +40,7 @@ void pack_blocks(const Checkpoint& source, const WeightPlan& plan, const Backend
   const int threads = std::min(options.threads, kMostPackThreads);
   std::vector<BlockBuffers> buffers(static_cast<std::size_t>(threads));
   ShardFiles files(session.dir, plan);
-  const BlockWorker worker(source, plan, backend, files);
+  const BlockWorker worker(source, plan, backend, files, options.check_all);
   Recorder recorder(session, plan);
   OpenTensor open;
 
@@ -72,13 +72,14 @@ void pack_blocks(const Checkpoint& source, const WeightPlan& plan, const Backend
     open = OpenTensor();
   };
   const Stopwatch all;
+  const double earlier = result.seconds.sum();
   const DeviceSeconds before = backend.device_seconds();
   parallel_ordered(threads, static_cast<std::int64_t>(blocks.size()), encode_block, finish_block);
   const DeviceSeconds after = backend.device_seconds();
   result.seconds.bus = after.upload - before.upload + after.download - before.download;
   result.seconds.kernels = after.kernels - before.kernels;
   result.seconds.processors = std::max(0.0, result.seconds.processors - result.seconds.bus - result.seconds.kernels);
-  result.seconds.turns = std::max(0.0, threads * all.seconds() - result.seconds.sum());
+  result.seconds.turns = std::max(0.0, threads * all.seconds() - (result.seconds.sum() - earlier));
   const Stopwatch watch;
   recorder.finish();
   result.seconds.writing += threads * watch.seconds();
@@ -97,8 +98,10 @@ PackWeightsResult pack_weights(const Checkpoint& source, const WeightPlan& plan,
   // From here on nobody else is at work on this part.
   result.lost = session->forget_lost(plan);
   result.resumed = std::count_if(session->records.begin(), session->records.end(), [](const auto& r) { return r.has_value(); });
+  const Stopwatch checking;
   check_finished(dir, plan, session->records, options.threads, options.check_progress);
   check_sources(source, plan, session->records, options.threads);
+  result.seconds.reading += std::min(options.threads, kMostPackThreads) * checking.seconds();
   // From here on every tensor with a record is as it was written, from the source that is there.
   if (!session->is_finished(plan)) {
     reserve_shards(*session, plan);

@@ -13,6 +13,7 @@ namespace tq {
 struct PackWeightsOptions {
   int threads = 1;         ///< at most kMostPackThreads are used
   bool resume = false;     ///< go on with an interrupted run, if there is one
+  bool check_all = false;  ///< compare every value with the source, not a sample: slower, for gates (lib/pack/weight_check.h)
   Progress check_progress;  ///< gets bytes of finished tensors that --resume reads again
   /// Called in order: the tensor at work, bytes of its source that are done, bytes since the last call.
   std::function<void(const WeightItem& item, std::uint64_t item_done, std::uint64_t amount)> progress;

@@ -118,8 +118,8 @@ void ShardFiles::close_before(int shard) {
   files_.erase(files_.begin(), files_.lower_bound(shard));
 }
 
-BlockWorker::BlockWorker(const Checkpoint& source, const WeightPlan& plan, const Backend& backend, ShardFiles& files)
-    : source_(source), plan_(plan), backend_(backend), files_(files) {
+BlockWorker::BlockWorker(const Checkpoint& source, const WeightPlan& plan, const Backend& backend, ShardFiles& files, bool check_all)
+    : source_(source), plan_(plan), backend_(backend), files_(files), check_all_(check_all) {
   for (const WeightItem& item : plan.items) {
     if (item.is_quantized() && item.codec->effort() > 0) padded_.try_emplace(item.bits(), *item.codec);
   }
@@ -181,7 +181,7 @@ void BlockWorker::quantize(const WeightItem& item, const WeightBlock& block, Blo
   b.norms_written = std::as_bytes(std::span(b.norms));
   write(item.data, first * static_cast<std::uint64_t>(scheme.code_bytes()), b.data_written, b);
   write(item.norms, first * sizeof(float), b.norms_written, b);
-  b.check.check(backend_, item, block, groups, b.codes.data(), b.norms.data());
+  b.check.check(backend_, item, block, check_all_ ? 1 : checked_share(item), groups, b.codes.data(), b.norms.data());
 }
 
 /// The last groups of rows that are no multiple of the group size, together.

@@ -79,7 +79,8 @@ class ShardFiles {
 /// Does one block. Throws RefusedValue that names file, tensor and index for a value that cannot be quantized or cast.
 class BlockWorker {
  public:
-  BlockWorker(const Checkpoint& source, const WeightPlan& plan, const Backend& backend, ShardFiles& files);
+  /// `check_all`: every value is checked, not a sample (lib/pack/weight_check.h).
+  BlockWorker(const Checkpoint& source, const WeightPlan& plan, const Backend& backend, ShardFiles& files, bool check_all);
   void run(const WeightBlock& block, BlockBuffers& buffers) const;
 
  private:
@@ -96,6 +97,7 @@ class BlockWorker {
   const WeightPlan& plan_;
   const Backend& backend_;
   ShardFiles& files_;
+  bool check_all_;
   std::map<int, PaddedGroups> padded_;  ///< by bits; empty at effort 0
 };
 

@@ -9,21 +9,50 @@
 namespace tq {
 namespace {
 
-/// Which groups of a block are checked, and how they form rows.
-struct Sample {
-  std::int64_t rows;
-  std::int64_t groups_a_row;
+/// Groups of a block that belong to one row, which is checked.
+struct Run {
+  std::int64_t row;
+  std::int64_t first;   ///< group of the block
+  std::int64_t groups;
+  std::int64_t length;  ///< values, without padding
 };
 
-Sample choose_sample(const WeightItem& item, const WeightBlock& block) {
-  // A block holds whole rows, or part of one row, whose groups are then taken for rows.
-  const std::int64_t groups_a_row = block.count % item.groups == 0 && block.first % item.groups == 0 ? item.groups : 1;
-  const std::int64_t rows = block.count / groups_a_row;
-  const std::int64_t share = checked_share(item);
-  if (rows >= share) return {(rows + share - 1) / share, groups_a_row};
-  const std::int64_t number = block.first / block.count;  // a block of few rows: one row of every so many blocks
-  return {number % (share / rows) == 0 ? 1 : 0, groups_a_row};
+std::vector<Run> choose_runs(const WeightItem& item, const WeightBlock& block, std::int64_t share) {
+  std::vector<Run> runs;
+  const std::int64_t group_size = item.codec->scheme().dim;
+  const std::int64_t end = block.first + block.count;
+  const std::int64_t first_row = (block.first / item.groups + share - 1) / share * share;
+  for (std::int64_t row = first_row; row * item.groups < end; row += share) {
+    const std::int64_t from = std::max(block.first, row * item.groups);
+    const std::int64_t to = std::min(end, (row + 1) * item.groups);
+    const std::int64_t values = std::min((to - row * item.groups) * group_size, item.in_dim()) - (from - row * item.groups) * group_size;
+    runs.push_back({row, from - block.first, to - from, values});
+  }
+  return runs;
 }
+
+/// The groups of the runs, one after the other.
+struct Sample {
+  std::int64_t lines = 0;
+  std::vector<std::byte> groups;
+  std::vector<std::uint8_t> codes;
+  std::vector<float> norms;
+
+  Sample(const std::vector<Run>& runs, const WeightItem& item, const std::byte* from_groups, const std::uint8_t* from_codes,
+         const float* from_norms) {
+    const std::int64_t code_bytes = item.codec->scheme().code_bytes();
+    const std::int64_t group_bytes = item.codec->scheme().dim * static_cast<std::int64_t>(size_of(item.source->info->dtype));
+    for (const Run& run : runs) {
+      const auto append = [&run](auto& to, const auto* from, std::int64_t size) {
+        to.insert(to.end(), from + run.first * size, from + (run.first + run.groups) * size);
+      };
+      append(groups, from_groups, group_bytes);
+      append(codes, from_codes, code_bytes);
+      append(norms, from_norms, 1);
+      lines += run.groups;
+    }
+  }
+};
 
 RowSums add_up(const RowSums& a, const RowSums& b) {
   return {a.dot + b.dot, a.x_energy + b.x_energy, a.x_hat_energy + b.x_hat_energy, a.error_energy + b.error_energy};
@@ -32,7 +61,8 @@ RowSums add_up(const RowSums& a, const RowSums& b) {
 }  // namespace
 
 std::int64_t checked_share(const WeightItem& item) {
-  return std::clamp<std::int64_t>(item.source->info->elements() / kLeastChecked, 1, kLeastShare);
+  const std::int64_t by_values = std::clamp<std::int64_t>(item.source->info->elements() / kLeastChecked, 1, kLeastShare);
+  return std::max<std::int64_t>(1, std::min(by_values, item.rows / kLeastRows));
 }
 
 void F16Losses::add(std::span<const float> source, std::span<const float> stored) {
@@ -54,60 +84,67 @@ void F16Losses::merge(const F16Losses& other) {
   largest_subnormal = std::max(largest_subnormal, other.largest_subnormal);
 }
 
-void WeightCheck::check(const Backend& backend, const WeightItem& item, const WeightBlock& block, const std::byte* groups,
-                        const std::uint8_t* codes, const float* norms) {
-  const Sample sample = choose_sample(item, block);
-  if (sample.rows == 0) return;
+void WeightCheck::check(const Backend& backend, const WeightItem& item, const WeightBlock& block, std::int64_t share,
+                        const std::byte* groups, const std::uint8_t* codes, const float* norms) {
+  const std::vector<Run> runs = choose_runs(item, block, share);
+  if (runs.empty()) return;
+  const Sample sample(runs, item, groups, codes, norms);
   const std::int64_t group_size = item.codec->scheme().dim;
-  const std::int64_t row_length = sample.groups_a_row * group_size;  // padding included
-  const std::int64_t lines = sample.rows * sample.groups_a_row;
   const DType dtype = item.source->info->dtype;
-  std::vector<float> x(static_cast<std::size_t>(sample.rows * row_length));
+  std::vector<float> x(static_cast<std::size_t>(sample.lines * group_size));
   std::vector<float> x_hat(x.size());
-  std::vector<RowSums> sums(static_cast<std::size_t>(lines));
-  const auto length_of = [&](std::int64_t row) {
-    const std::int64_t first_group = (block.first + row * sample.groups_a_row) % item.groups;
-    return std::min(row_length, item.in_dim() - first_group * group_size);
-  };
-  convert_to_float(dtype, groups, static_cast<std::int64_t>(x.size()), x.data());
-  backend.decode(*item.codec, codes, norms, lines, DType::kF32, x_hat.data());
-  for (std::int64_t row = 0; row < sample.rows; ++row) {
-    const auto at = static_cast<std::ptrdiff_t>(row * row_length);
-    const std::int64_t length = length_of(row);
-    moments_.add({x.data() + at, static_cast<std::size_t>(length)});
-    std::fill(x_hat.begin() + at + length, x_hat.begin() + at + row_length, 0.0f);  // decoders drop the padding
+  std::vector<RowSums> sums(static_cast<std::size_t>(sample.lines));
+  convert_to_float(dtype, sample.groups.data(), std::ssize(x), x.data());
+  backend.decode(*item.codec, sample.codes.data(), sample.norms.data(), sample.lines, DType::kF32, x_hat.data());
+  std::ptrdiff_t at = 0;
+  for (const Run& run : runs) {
+    moments_.add({x.data() + at, static_cast<std::size_t>(run.length)});
+    const std::ptrdiff_t end = at + run.groups * group_size;
+    std::fill(x_hat.begin() + at + run.length, x_hat.begin() + end, 0.0f);  // decoders drop the padding
+    at = end;
   }
-  backend.compare(static_cast<int>(group_size), dtype, groups, DType::kF32, x_hat.data(), lines, sums.data());
-  ErrorStats block_errors;
-  for (std::int64_t row = 0; row < sample.rows; ++row) {
-    const RowSums* groups_of_row = sums.data() + row * sample.groups_a_row;
-    const RowSums whole = std::accumulate(groups_of_row, groups_of_row + sample.groups_a_row, RowSums(), add_up);
-    block_errors.add_sums({&whole, 1}, static_cast<int>(length_of(row)));
+  backend.compare(static_cast<int>(group_size), dtype, sample.groups.data(), DType::kF32, x_hat.data(), sample.lines, sums.data());
+  const RowSums* of_run = sums.data();
+  for (const Run& run : runs) {
+    rows_.push_back({run.row, run.length, std::accumulate(of_run, of_run + run.groups, RowSums(), add_up)});
+    of_run += run.groups;
   }
-  if (block_errors.rows() > 0 && block_errors.cosine_min() < worst_cosine_) {
-    worst_cosine_ = block_errors.cosine_min();
-    worst_row_ = (block.first + block_errors.worst_row() * sample.groups_a_row) / item.groups;
+}
+
+void WeightCheck::add(const Row& row) {
+  if (!rows_.empty() && rows_.back().number == row.number) {
+    rows_.back().sums = add_up(rows_.back().sums, row.sums);
+    rows_.back().length += row.length;
+    return;
   }
-  errors_.merge(block_errors);
+  if (!rows_.empty()) finish(rows_.back());
+  rows_.assign(1, row);
+}
+
+void WeightCheck::finish(const Row& row) {
+  errors_.add_sums({&row.sums, 1}, static_cast<int>(row.length));
+  const double cosine = cosine_from_sums(row.sums.dot, row.sums.x_energy, row.sums.x_hat_energy);
+  if (cosine < worst_cosine_) {
+    worst_cosine_ = cosine;
+    worst_row_ = row.number;
+  }
 }
 
 void WeightCheck::merge(const WeightCheck& later) {
-  errors_.merge(later.errors_);
+  for (const Row& row : later.rows_) add(row);
   moments_.merge(later.moments_);
-  if (later.worst_cosine_ < worst_cosine_) {
-    worst_cosine_ = later.worst_cosine_;
-    worst_row_ = later.worst_row_;
-  }
 }
 
 WeightStats WeightCheck::result() const {
+  WeightCheck whole = *this;
+  if (!rows_.empty()) whole.finish(rows_.back());
   WeightStats stats;
-  stats.rows_checked = errors_.rows();
-  stats.values_checked = errors_.values();
+  stats.rows_checked = whole.errors_.rows();
+  stats.values_checked = whole.errors_.values();
   if (stats.rows_checked == 0) return stats;
-  stats.relative_mse = errors_.relative_mse();
-  stats.worst_row = worst_row_;
-  stats.worst_cosine = worst_cosine_;
+  stats.relative_mse = whole.errors_.relative_mse();
+  stats.worst_row = whole.worst_row_;
+  stats.worst_cosine = whole.worst_cosine_;
   stats.kurtosis = moments_.kurtosis();
   return stats;
 }

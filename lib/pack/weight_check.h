@@ -1,10 +1,10 @@
 // What packing cost, measured on what was written: codes and norms are decoded again and compared with the source.
 //
-// Decoding and comparing every value would take longer than encoding it, so a sample is checked: of each block of rows that
-// is encoded the first rows, 1/32 of them, or of blocks of few rows one row of every so many blocks; a larger share of a small
-// tensor, so that about kLeastChecked values or all are checked. The sample is even over the tensor and the same in every run. 2^15 values leave a
-// standard error of the relative MSE of about 1 %, a million 0.2 %. A wrong table, sign, shape or order of rows shows in
-// every sample; the worst row is the worst of those checked.
+// Decoding and comparing every value would take longer than encoding it, so unless a gate asks for all a sample is checked: every
+// 32nd row, of a small tensor more of them, so that about kLeastChecked values or all are checked, and at least kLeastRows rows or
+// all. The sample is spread over the tensor and the same in every run. How far it is from the whole depends on how much rows
+// differ: docs/weights.md has figures of a trained model. A wrong table, sign, shape or order of rows shows in every sample; the
+// worst row is the worst of those checked.
 #pragma once
 
 #include <cstdint>
@@ -19,9 +19,10 @@
 namespace tq {
 
 inline constexpr std::int64_t kLeastChecked = std::int64_t{1} << 15;
+inline constexpr std::int64_t kLeastRows = 16;
 inline constexpr std::int64_t kLeastShare = 32;  ///< 1/32
 
-/// One row of so many is checked.
+/// Rows 0, share, 2 share, ... are checked.
 std::int64_t checked_share(const WeightItem& item);
 
 /// What was measured of a tensor.
@@ -58,16 +59,26 @@ struct WeightBlock {
 /// Sums of one block, or of many.
 class WeightCheck {
  public:
-  /// `groups` [count][group_size] in the source's type, as they were encoded into codes and norms: decodes the rows that
-  /// are to be checked and compares.
-  void check(const Backend& backend, const WeightItem& item, const WeightBlock& block, const std::byte* groups,
+  /// `groups` [count][group_size] in the source's type, as they were encoded into codes and norms: decodes those of rows 0,
+  /// share, 2 share, ... of the tensor and compares.
+  void check(const Backend& backend, const WeightItem& item, const WeightBlock& block, std::int64_t share, const std::byte* groups,
              const std::uint8_t* codes, const float* norms);
-  /// Adds a later block of the same tensor.
+  /// Adds a later block of the same tensor, which may go on with the last row of this.
   void merge(const WeightCheck& later);
   void clear() { *this = WeightCheck(); }
   WeightStats result() const;
 
  private:
+  /// A row, or as much of it as was seen.
+  struct Row {
+    std::int64_t number;
+    std::int64_t length;
+    RowSums sums;
+  };
+  void add(const Row& row);
+  void finish(const Row& row);
+
+  std::vector<Row> rows_;  ///< of a block; of many the last one, which is not in what follows
   ErrorStats errors_;
   Moments moments_;
   std::int64_t worst_row_ = -1;

@@ -6,7 +6,7 @@ import struct
 import subprocess
 
 import helpers
-from helpers import (COULD_NOT, GATE_FAILED, USAGE, Tensor, read_safetensors, relative_mse, tensor, tensor_of, write_safetensors,
+from helpers import (COULD_NOT, GATE_FAILED, USAGE, Tensor, gauss, read_safetensors, relative_mse, tensor, tensor_of, write_safetensors,
                      xxh64)
 from weights_helpers import (PUBLISHED, WeightsTest, bf16_tensor, decode_tensor, golden_t1, golden_t2, sha256, small_model)
 
@@ -220,6 +220,31 @@ class Options(WeightsTest):
             self.assertIn(f"model.layers.0.{name}.weight", kept)
             self.assertEqual(self.tensors("out")[f"model.layers.0.{name}.weight"], source[f"model.layers.0.{name}.weight"])
         self.assertEqual(list(self.tq3_config("out")["tq"]["quantized"]), ["model.layers.0.mlp.down_proj.weight"])
+
+    def test_gates_judge_every_row_and_reports_without_them_a_sample(self):
+        # Every eighth row, which the sample takes, is one spike, which the codebook meets well; the others are noise.
+        rows = [gauss(row, 512) if row % 8 != 0 else [0.0] * row + [9.0] + [0.0] * (511 - row) for row in range(512)]
+        model = self.model(tensors={"w.weight": bf16_tensor(sum(rows, []), [512, 512])})
+        def of(report):
+            return report["tensors"][0]
+        sample = of(self.pack_json(model, out="a"))
+        self.assertEqual((sample["rows_checked"], sample["values_checked"]), (64, 64 * 512))
+        whole = of(self.pack_json(model, "--max-rel-mse", 0.5, out="b"))
+        self.assertEqual((whole["rows_checked"], whole["values_checked"]), (512, 512 * 512))
+        verified = self.json("verify", "--weights", "b", "--against", model, "--json")["tensors"][0]
+        self.assertAlmostEqual(whole["relative_mse"] / verified["relative_mse"], 1, delta=1e-6)
+        self.assertEqual(self.tree("a"), self.tree("b"), "checking changes no byte")
+        limit = (sample["relative_mse"] + whole["relative_mse"]) / 2
+        self.assertGreater(whole["relative_mse"], sample["relative_mse"] * 1.001, "the sample must be too kind here")
+        self.pack(model, "--max-rel-mse", limit, out="c", code=GATE_FAILED)
+
+    def test_rows_longer_than_a_block_are_rows(self):
+        model = self.model(tensors={"w.weight": bf16_tensor(sum((gauss(row, 300_000) for row in range(3)), []), [3, 300_000])})
+        told = self.pack_json(model, "--threads", 2)["tensors"][0]
+        verified = self.json("verify", "--weights", "out", "--against", model, "--json")["tensors"][0]
+        self.assertEqual((told["rows_checked"], told["values_checked"]), (3, 900_000))
+        for name in ("relative_mse", "worst_row"):
+            self.assertAlmostEqual(told[name], verified[name], delta=1e-7, msg=name)
 
     def test_gates_fail_with_exit_1_and_keep_the_output(self):
         model = self.model()
