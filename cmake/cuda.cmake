@@ -63,7 +63,7 @@ if(TQ_HAVE_CUDA)
   target_compile_options(tq_cuda PRIVATE --default-stream=per-thread ${TQ_CUDA_EXACT_FLAGS} -Werror=cross-execution-space-call
                                          -Xcompiler=-Wall,-Wextra,-Wshadow,-Wconversion)
   set(TQ_GPU_SOURCES kernels/gpu_backend.cpp kernels/gpu_bench.cpp kernels/gpu_gemm.cpp kernels/gpu_staging.cpp kernels/gpu_weights.cpp
-                     kernels/gpu_forward.cpp kernels/gpu_attention_meter.cpp)
+                     kernels/gpu_attention.cpp kernels/gpu_forward.cpp kernels/gpu_attention_meter.cpp)
   set_source_files_properties(${TQ_GPU_SOURCES} PROPERTIES COMPILE_DEFINITIONS CUDA_API_PER_THREAD_DEFAULT_STREAM=1)
   set(TQ_CUDA_OBJECTS $<TARGET_OBJECTS:tq_cuda>)
   set(TQ_CUDA_LIBRARIES CUDA::cudart_static ${CMAKE_DL_LIBS})  # cuBLASLt is opened at run time

@@ -31,7 +31,7 @@ class CudaAttentionMeter {
     const std::lock_guard lock(mutex_);
     check_cuda(cudaSetDevice(device_), "choosing the device");
     upload(in);
-    const std::int64_t rows = in.query_heads * in.q_tokens, stride = (in.tokens + 31) / 32 * 32;
+    const std::int64_t rows = in.query_heads * in.q_tokens, stride = stride_of(in.tokens);
     const std::int64_t step = std::clamp<std::int64_t>(kBlockBytes / (stride * kFloatBytes), 1, rows);
     AttentionStats stats;
     for (std::int64_t first = 0; first < rows; first += step) measure_rows(in, first, std::min(step, rows - first), stride, stats);

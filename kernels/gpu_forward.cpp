@@ -3,18 +3,19 @@
 #include "kernels/gpu_forward.h"
 
 #include <algorithm>
-#include <chrono>
 #include <map>
 #include <mutex>
 #include <vector>
 
 #include "kernels/bf16_parts.h"
+#include "kernels/gpu_attention.h"
 #include "kernels/gpu_backend.h"
 #include "kernels/gpu_forward_kernels.h"
 #include "kernels/gpu_gemm.h"
 #include "kernels/gpu_staging.h"
 #include "kernels/gpu_target.h"
 #include "kernels/gpu_weights.h"
+#include "kernels/stopwatch.h"
 #include "lib/model/linear.h"
 
 namespace tq {
@@ -22,32 +23,17 @@ namespace {
 
 constexpr std::int64_t kFloatBytes = sizeof(float);
 constexpr std::int64_t kPartBytes = 2 * kMostParts;  // of a value of x
-constexpr std::int64_t kMostQueries = 512;
+constexpr std::int64_t kLeastSpare = std::int64_t{3} << 30;
 constexpr std::int64_t kMostSpare = std::int64_t{12} << 30;
 
-std::int64_t round_up(std::int64_t value, std::int64_t step) { return (value + step - 1) / step * step; }
-
-/// Values from row to row of a result, and of parts.
-std::int64_t stride_of(std::int64_t width) { return round_up(width, 32); }
-
-/// What weights leave alone: a quarter of the device's memory.
+/// What weights leave alone: a quarter of the device's memory, or of what other programs left of it.
 std::int64_t spare_bytes(int device) {
   check_cuda(cudaSetDevice(device), "choosing the device");
   std::size_t free = 0, total = 0;
   check_cuda(cudaMemGetInfo(&free, &total), "asking for free memory");
-  return std::min(kMostSpare, static_cast<std::int64_t>(total / 4));
+  const std::int64_t wanted = std::clamp(static_cast<std::int64_t>(total / 4), kLeastSpare, kMostSpare);
+  return std::min(wanted, static_cast<std::int64_t>(free / 4 * 3));
 }
-
-/// Adds the time of a scope.
-class Stopwatch {
- public:
-  explicit Stopwatch(double& seconds) : seconds_(seconds) {}
-  ~Stopwatch() { seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
-
- private:
-  double& seconds_;
-  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
-};
 
 class CudaForward final : public CudaForwardDevice {
  public:
@@ -59,6 +45,8 @@ class CudaForward final : public CudaForwardDevice {
   ForwardSeconds spent() const override {
     const std::lock_guard lock(mutex_);
     ForwardSeconds spent = spent_;
+    spent.uploading = staging_.upload_seconds();
+    spent.downloading = staging_.download_seconds();
     spent.read_bytes = weights_.read_bytes();
     return spent;
   }
@@ -109,32 +97,18 @@ class CudaForward final : public CudaForwardDevice {
     const std::lock_guard lock(mutex_);
     const Stopwatch watch(spent_.attention);
     begin(threads);
-    const std::int64_t group = task.heads / task.kv_heads, rows = task.tokens - task.past, sides = task.recent > 0 ? 2 : 1;
-    const std::int64_t head_bytes =
-        kFloatBytes * (group * rows * (task.k_dim + task.v_dim) + sides * task.tokens * (task.k_dim + task.v_dim));
-    const std::int64_t step = std::clamp<std::int64_t>(budget() / 2 / head_bytes, 1, task.kv_heads);
-    for (std::int64_t head = 0; head < task.kv_heads; head += step) {
-      attend_heads(task, head, std::min(step, task.kv_heads - head), out.data());
-    }
+    attention_.attend(task, budget(), out);
   }
 
  private:
-  /// What one call may take for activations.
-  std::int64_t budget() const { return spare_ / 2; }
+  /// What products, MLPs and attention each may take for activations; buffers of fixed size need the rest.
+  std::int64_t budget() const { return spare_ / 4; }
 
   void begin(int threads) {
     check_cuda(cudaSetDevice(device_), "choosing the device");
     staging_.set_threads(threads);
   }
 
-  void upload(const float* from, std::int64_t stride, std::int64_t rows, std::int64_t width, float* to) {
-    const Stopwatch watch(spent_.uploading);
-    staging_.upload(from, stride, rows, width, to);
-  }
-  void download(const float* from, std::int64_t from_stride, std::int64_t rows, std::int64_t width, float* to, std::int64_t to_stride) {
-    const Stopwatch watch(spent_.downloading);
-    staging_.download(from, from_stride, rows, width, to, to_stride);
-  }
   LoadedBlock load(const ForwardCall& call, const WeightTensor& tensor, const RowBlock& rows) {
     const Stopwatch watch(spent_.reading);
     return weights_.load(*call.reader, tensor, rows, call.threads);
@@ -149,7 +123,7 @@ class CudaForward final : public CudaForwardDevice {
 
   void upload_parts(const float* x, std::int64_t x_stride, std::int64_t tokens, std::int64_t width, const cuda::Parts& to) {
     x_.reserve(tokens * width * kFloatBytes);
-    upload(x, x_stride, tokens, width, x_.as<float>());
+    staging_.upload(x, x_stride, tokens, width, x_.as<float>());
     cuda::split_rows(DType::kF32, x_.as<float>(), width, tokens, width, to);
   }
 
@@ -180,7 +154,7 @@ class CudaForward final : public CudaForwardDevice {
     }
     for (std::size_t i = 0; i < tasks.size(); ++i) {
       const LinearTask& task = tasks[i];
-      download(y_.as<float>() + y_at[i], stride_of(task.matrix->out), task.tokens, task.matrix->out, task.y, task.y_stride);
+      staging_.download(y_.as<float>() + y_at[i], stride_of(task.matrix->out), task.tokens, task.matrix->out, task.y, task.y_stride);
     }
   }
 
@@ -196,7 +170,7 @@ class CudaForward final : public CudaForwardDevice {
     y = y_.as<float>();
     for (const MlpTask& task : tasks) {
       const std::int64_t hidden = task.mlp->down.out;
-      download(y, stride_of(hidden), task.tokens, hidden, task.y, hidden);
+      staging_.download(y, stride_of(hidden), task.tokens, hidden, task.y, hidden);
       y += task.tokens * stride_of(hidden);
     }
   }
@@ -294,109 +268,6 @@ class CudaForward final : public CudaForwardDevice {
     return known->view;
   }
 
-  // ---- Attention.
-
-  /// A side of the cache on the device: all of it, or its newest tokens' exact rows.
-  struct Side {
-    DeviceBuffer k, v, weights;
-  };
-
-  void upload_side(Side& side, const AttentionTask& a, std::span<const float> k, std::span<const float> v, std::int64_t first,
-                   std::int64_t heads) {
-    side.k.reserve(heads * a.tokens * a.k_dim * kFloatBytes);
-    side.v.reserve(heads * a.tokens * a.v_dim * kFloatBytes);
-    const std::int64_t k_size = a.tokens * a.k_dim, v_size = a.tokens * a.v_dim;
-    upload(k.data() + first * k_size, k_size, heads, k_size, side.k.as<float>());
-    upload(v.data() + first * v_size, v_size, heads, v_size, side.v.as<float>());
-  }
-
-  /// KV heads first .. first + count - 1, with the queries that share them.
-  void attend_heads(const AttentionTask& a, std::int64_t first, std::int64_t count, float* out) {
-    const std::int64_t group = a.heads / a.kv_heads, rows = a.tokens - a.past, heads = count * group;
-    const bool has_recent = a.recent > 0;
-    const std::int64_t q_size = rows * a.k_dim;
-    q_.reserve(heads * q_size * kFloatBytes);
-    upload(a.q.data() + first * group * q_size, q_size, heads, q_size, q_.as<float>());
-    upload_side(cache_, a, a.k, a.v, first, count);
-    if (has_recent) upload_side(recent_, a, a.recent_k, a.recent_v, first, count);
-    if (!a.sinks.empty()) sinks_.upload(a.sinks.data() + first * group, heads * kFloatBytes, "copying sinks");
-    out_.reserve(heads * rows * a.v_dim * kFloatBytes);
-
-    const std::int64_t row_bytes = kFloatBytes * heads * ((has_recent ? 2 : 1) * stride_of(a.tokens) + a.k_dim + a.v_dim);
-    const std::int64_t step = std::clamp<std::int64_t>(budget() / 2 / row_bytes, 1, kMostQueries);
-    for (std::int64_t query = 0; query < rows; query += step) {
-      attend_block(a, count, query, std::min(step, rows - query));
-    }
-    const std::int64_t width = heads * a.v_dim;
-    download(out_.as<float>(), width, rows, width, out + first * group * a.v_dim, a.heads * a.v_dim);
-  }
-
-  /// Queries first .. first + queries - 1 of all heads on the device.
-  void attend_block(const AttentionTask& a, std::int64_t kv_heads, std::int64_t first, std::int64_t queries) {
-    const std::int64_t group = a.heads / a.kv_heads, heads = kv_heads * group, rows = a.tokens - a.past;
-    const std::int64_t position = a.past + first;
-    const std::int64_t first_key = a.window ? std::max<std::int64_t>(0, position - *a.window + 1) / 32 * 32 : 0;
-    const std::int64_t keys = position + queries - first_key, stride = stride_of(keys);
-    q_block_.reserve(heads * queries * a.k_dim * kFloatBytes);
-    const auto row_bytes = static_cast<std::size_t>(a.k_dim * kFloatBytes);
-    check_cuda(cudaMemcpy2DAsync(q_block_.as<void>(), static_cast<std::size_t>(queries) * row_bytes, q_.as<float>() + first * a.k_dim,
-                                 static_cast<std::size_t>(rows) * row_bytes, static_cast<std::size_t>(queries) * row_bytes,
-                                 static_cast<std::size_t>(heads), cudaMemcpyDeviceToDevice, nullptr),
-               "gathering queries");
-    multiply_keys(a, cache_, kv_heads, first_key, keys, queries);
-    if (a.recent > 0) multiply_keys(a, recent_, kv_heads, first_key, keys, queries);
-    cuda::softmax_rows({cache_.weights.as<float>(), a.recent > 0 ? recent_.weights.as<float>() : nullptr, stride, heads, queries, keys,
-                        position, first_key, a.window.value_or(0), a.recent, a.scale, a.softcap.value_or(0),
-                        a.sinks.empty() ? nullptr : sinks_.as<float>()});
-    out_block_.reserve(heads * queries * a.v_dim * kFloatBytes);
-    add_values(a, cache_, kv_heads, first_key, keys, queries, false);
-    if (a.recent > 0) add_values(a, recent_, kv_heads, first_key, keys, queries, true);
-    cuda::join_heads(out_block_.as<float>(), heads, queries, a.v_dim, out_.as<float>() + first * heads * a.v_dim);
-  }
-
-  void multiply_keys(const AttentionTask& a, Side& side, std::int64_t kv_heads, std::int64_t first_key, std::int64_t keys,
-                     std::int64_t queries) {
-    const std::int64_t rows = a.heads / a.kv_heads * queries, stride = stride_of(keys);
-    side.weights.reserve(kv_heads * rows * stride * kFloatBytes);
-    GemmArgs args;
-    args.x = q_block_.as<float>();
-    args.x_stride = a.k_dim;
-    args.tokens = rows;
-    args.w = side.k.as<float>() + first_key * a.k_dim;
-    args.w_stride = a.k_dim;
-    args.columns = keys;
-    args.depth = a.k_dim;
-    args.y = side.weights.as<float>();
-    args.y_stride = stride;
-    args.batch = kv_heads;
-    args.x_step = rows * a.k_dim;
-    args.w_step = a.tokens * a.k_dim;
-    args.y_step = rows * stride;
-    gemm_.multiply(args);
-  }
-
-  void add_values(const AttentionTask& a, Side& side, std::int64_t kv_heads, std::int64_t first_key, std::int64_t keys,
-                  std::int64_t queries, bool add) {
-    const std::int64_t rows = a.heads / a.kv_heads * queries, stride = stride_of(keys);
-    GemmArgs args;
-    args.x = side.weights.as<float>();
-    args.x_stride = stride;
-    args.tokens = rows;
-    args.w = side.v.as<float>() + first_key * a.v_dim;
-    args.w_stride = a.v_dim;
-    args.columns = a.v_dim;
-    args.depth = keys;
-    args.by_columns = true;
-    args.y = out_block_.as<float>();
-    args.y_stride = a.v_dim;
-    args.add = add;
-    args.batch = kv_heads;
-    args.x_step = rows * stride;
-    args.w_step = a.tokens * a.v_dim;
-    args.y_step = rows * a.v_dim;
-    gemm_.multiply(args);
-  }
-
   struct KnownRotation {
     DeviceRotation memory;
     math::RotationView view;
@@ -410,10 +281,9 @@ class CudaForward final : public CudaForwardDevice {
   Gemm gemm_;
   DeviceWeights weights_;
   Staging staging_;
+  GpuAttention attention_{gemm_, staging_};
   std::map<std::pair<std::uint64_t, const Codec*>, std::unique_ptr<KnownRotation>> rotations_;
   DeviceBuffer x_, x_parts_, gate_, up_, h_parts_, y_, bias_, w_parts_, decoded_;
-  Side cache_, recent_;
-  DeviceBuffer q_, q_block_, sinks_, out_block_, out_;
 };
 
 }  // namespace

@@ -46,8 +46,9 @@ void* open_cublas() {
     const char* reason = dlerror();
     reasons += fmt::format("{}{}", reasons.empty() ? "" : "; ", reason != nullptr ? reason : path.c_str());
   }
-  throw Error(fmt::format("the forward pass on a GPU needs cuBLASLt of CUDA {}, which cannot be opened ({}); install the toolkit's libcublas, "
-                          "or 'pip install nvidia-cublas' and name its lib folder in LD_LIBRARY_PATH, or use --device cpu", kMajor, reasons));
+  throw Error(fmt::format("the forward pass on a GPU needs cuBLASLt of CUDA {}, which cannot be opened ({}); install the toolkit's "
+                          "libcublas, or 'pip install nvidia-cublas' and name its lib folder in LD_LIBRARY_PATH, or use --device cpu",
+                          kMajor, reasons));
 }
 
 template <class F>
@@ -83,7 +84,8 @@ const CublasLt& cublas() {
 
 void check(cublasStatus_t status, const char* doing, const GemmArgs* args = nullptr) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
-  const std::string shape = args == nullptr ? "" : fmt::format(" of {} x {} x {}, {} times", args->tokens, args->columns, args->depth, args->batch);
+  std::string shape;
+  if (args != nullptr) shape = fmt::format(" of {} x {} x {}, {} times", args->tokens, args->columns, args->depth, args->batch);
   throw Error(fmt::format("cuBLASLt, {}{}: {}", doing, shape, cublas().describe(status)));
 }
 

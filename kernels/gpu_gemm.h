@@ -34,6 +34,9 @@ struct GemmArgs {
 using GemmKey = std::array<std::int64_t, 16>;
 GemmKey key_of(const GemmArgs& args);
 
+/// Values from row to row of a result, and of parts: rows begin at multiples of 64 bytes and more.
+inline std::int64_t stride_of(std::int64_t width) { return (width + 31) / 32 * 32; }
+
 class Gemm {
  public:
   /// For the current device. Error, saying what was looked for and how to install it, if there is no cuBLASLt.

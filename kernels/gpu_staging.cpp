@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/stopwatch.h"
 #include "lib/parallel.h"
 
 namespace tq {
@@ -27,13 +28,16 @@ void copy_rows(int threads, const float* from, std::int64_t from_stride, float* 
     const std::int64_t column = piece % across * columns;
     const auto bytes = static_cast<std::size_t>(std::min(columns, width - column) * kFloatBytes);
     const std::int64_t end = std::min(rows, (piece / across + 1) * step);
-    for (std::int64_t r = piece / across * step; r < end; ++r) std::memcpy(to + r * to_stride + column, from + r * from_stride + column, bytes);
+    for (std::int64_t r = piece / across * step; r < end; ++r) {
+      std::memcpy(to + r * to_stride + column, from + r * from_stride + column, bytes);
+    }
   });
 }
 
 }  // namespace
 
 void Staging::upload(const float* from, std::int64_t stride, std::int64_t rows, std::int64_t width, float* to) {
+  const Stopwatch watch(upload_seconds_);
   if (stride == width) {
     width *= rows;
     rows = 1;
@@ -59,6 +63,7 @@ void Staging::upload(const float* from, std::int64_t stride, std::int64_t rows, 
 
 void Staging::download(const float* from, std::int64_t from_stride, std::int64_t rows, std::int64_t width, float* to,
                        std::int64_t to_stride) {
+  const Stopwatch watch(download_seconds_);
   struct Piece {
     std::int64_t row, rows, column, floats;
   };

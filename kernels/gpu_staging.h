@@ -15,6 +15,9 @@ class Staging {
   explicit Staging(int threads = 1) : threads_(threads) {}
   void set_threads(int threads) { threads_ = threads; }
 
+  double upload_seconds() const { return upload_seconds_; }      ///< so far
+  double download_seconds() const { return download_seconds_; }  ///< with waiting for the device
+
   /// from [rows][stride], of which `width` floats count -> to [rows][width] on the device. Returns when all has been read; the
   /// thread's stream has it in order.
   void upload(const float* from, std::int64_t stride, std::int64_t rows, std::int64_t width, float* to);
@@ -27,6 +30,7 @@ class Staging {
 
   int threads_;
   int next_ = 0;
+  double upload_seconds_ = 0, download_seconds_ = 0;
   std::array<PinnedBuffer, 2> buffers_;
   std::array<DeviceEvent, 2> done_;  ///< the device has read, or written, a buffer
 };

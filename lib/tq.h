@@ -43,6 +43,7 @@
 #include "lib/model/passage.h"           // default_passage: what a model reads if nothing is given
 #include "lib/model/families.h"          // families: which models can be run
 #include "lib/model/config.h"            // ModelConfig: config.json, decided
+#include "lib/model/forward_device.h"    // ForwardDevice: what a GPU does of a forward pass
 #include "lib/model/prefill.h"           // Model, prefill: the forward pass, with a hook for every layer's cache
 #include "lib/model/prompt.h"            // read_prompt, read_windows: the tokens to run
 #include "lib/model/generate.h"          // generate_greedily

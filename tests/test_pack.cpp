@@ -2,6 +2,8 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <atomic>
+#include <thread>
 
 #include "lib/tq.h"
 #include "tests/codec_helpers.h"
@@ -116,6 +118,22 @@ TEST_CASE("parallel work: all pieces once, finished in order, the lowest failure
   };
   CHECK_THROWS_WITH_AS(parallel_ordered(4, 50, fail_late, [&](std::int64_t, int) { ++finished; }), "20", Error);
   CHECK(finished == 20);
+}
+
+TEST_CASE("parallel work: call after call, in a piece of other work, from several threads, after a failure") {
+  std::atomic<std::int64_t> sum = 0;
+  const auto add = [&](std::int64_t i) { sum += i; };
+  for (int round = 0; round < 200; ++round) parallel_for(1 + round % 7, 10, add);
+  CHECK(sum == 200 * 45);
+  sum = 0;
+  parallel_for(3, 20, [&](std::int64_t) { parallel_for(4, 10, add); });
+  CHECK(sum == 20 * 45);
+  CHECK_THROWS_WITH_AS(parallel_for(4, 9, [](std::int64_t i) { throw Error(std::to_string(i)); }), "0", Error);
+  sum = 0;
+  std::vector<std::thread> callers;
+  for (int i = 0; i < 4; ++i) callers.emplace_back([&] { for (int round = 0; round < 50; ++round) parallel_for(3, 10, add); });
+  for (std::thread& caller : callers) caller.join();
+  CHECK(sum == 4 * 50 * 45);
 }
 
 }  // namespace

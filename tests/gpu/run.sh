@@ -4,8 +4,8 @@
 #
 #   tests/gpu/run.sh FOLDER_OF_BINARIES OUT
 #
-# FOLDER_OF_BINARIES holds tq, gpu_parity and gpu_calls, built here or elsewhere with -DTQ_CUDA=ON; results go to the folder OUT. Takes about
-# five minutes. Ends with 0 only if every step passed.
+# FOLDER_OF_BINARIES holds tq, gpu_parity, gpu_calls and gpu_forward, built here or elsewhere with -DTQ_CUDA=ON; results go to the
+# folder OUT. Takes about five minutes. Ends with 0 only if every step passed.
 set -uo pipefail
 binaries=$(cd "$1" && pwd)
 here=$(cd "$(dirname "$0")" && pwd)
@@ -27,6 +27,8 @@ step() {
 nvidia-smi --query-gpu=name,driver_version,clocks.max.sm,clocks.max.mem --format=csv | tee "$out/device.csv"
 step parity "$binaries/gpu_parity"
 step calls "$binaries/gpu_calls"
+step forward env TQ_TEST_MODELS="$here/../prefill" "$binaries/gpu_forward"
+cat "$out/forward.log"
 step same-files python3 "$here/same_files.py" "$binaries/tq" "$here/../../docs/samples/smollm2-135m-instruct.safetensors" 1024
 cat "$out/same-files.log"
 step bench-raw "$binaries/tq" bench --device cuda --dim 64,128,256 --mb 512 --repeat 25 --quiet --json
