@@ -46,6 +46,11 @@ int parse_part(const std::string& text, WeightOptions& weights) {
   return part;
 }
 
+/// What tq_config.json is to hold.
+void require_utf8(const char* what, const std::string& text) {
+  if (text::find_invalid_utf8(text)) throw UsageError(fmt::format("{}: {} is not UTF-8, and tq_config.json holds nothing else", what, quote_name(text)));
+}
+
 std::vector<std::string> collect_warnings(const WeightPlan& plan, const PackRun& run) {
   std::vector<std::string> warnings;
   int padded = 0, fused = 0, quantized = 0;
@@ -161,10 +166,8 @@ ExitCode run(const Options& options) {
   weights.max_shard_bytes = parse_size("--max-shard-size", options.max_shard_size);
   const int part = parse_part(options.shard, weights);
   check_weight_options(weights);
-  text::require_utf8(options.model, "MODEL_DIR, which tq_config.json names");
-  for (const auto& patterns : {weights.skip, weights.sensitive_patterns}) {
-    for (const std::string& pattern : patterns) text::require_utf8(pattern, "a pattern, which tq_config.json holds");
-  }
+  require_utf8("MODEL_DIR", options.model);
+  for (const std::string& pattern : weights.sensitive_patterns) require_utf8("--sensitive-pattern", pattern);
 
   const std::string source_dir = find_model_dir(options.model);
   const Checkpoint source = Checkpoint::open(source_dir);
