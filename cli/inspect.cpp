@@ -160,8 +160,14 @@ ExitCode inspect_dump(const Options& options) {
 
 /// True if any tensor is named like those of a KV dump: the dump's own reader then says what is wrong with it.
 bool looks_like_dump(const SafetensorsFile& file) {
-  return file.tensors().empty() || std::any_of(file.tensors().begin(), file.tensors().end(),
-                                               [](const TensorInfo& tensor) { return is_kv_name(tensor.name); });
+  const auto is_kv_name = [](const TensorInfo& tensor) {  // a wrong one, too, such as k.-1: then the dump says what is wrong
+    const std::string& name = tensor.name;
+    if (name.size() > 2 && name[1] == '.' && (name[0] == 'k' || name[0] == 'v' || name[0] == 'q')) {
+      return name[2] == '-' || (name[2] >= '0' && name[2] <= '9');
+    }
+    return name.starts_with("layers.") && (name.ends_with(".key") || name.ends_with(".value") || name.ends_with(".query"));
+  };
+  return file.tensors().empty() || std::any_of(file.tensors().begin(), file.tensors().end(), is_kv_name);
 }
 
 ExitCode run(const Options& options) {

@@ -214,8 +214,6 @@ void read_metadata(const std::map<std::string, std::string>& metadata,
 
 }  // namespace
 
-bool is_kv_name(std::string_view name) { return parse_kv_name(name).has_value(); }
-
 KvLayout classify_kv_tensors(const std::vector<TensorInfo>& tensors,
                              const std::map<std::string, std::string>& metadata,
                              const std::string& where) {

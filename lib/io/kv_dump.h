@@ -62,9 +62,6 @@ KvLayout classify_kv_tensors(const std::vector<TensorInfo>& tensors,
                              const std::map<std::string, std::string>& metadata,
                              const std::string& where);
 
-/// True for k.L, v.L, q.L and layers.L.key, .value, .query with a whole number L.
-bool is_kv_name(std::string_view name);
-
 /// A KV dump that was found sound and is open for reading. Move-only; reading is thread-safe.
 class KvDump {
  public:

@@ -7,7 +7,6 @@
 #include <cstring>
 #include <filesystem>
 #include <map>
-#include <unordered_set>
 
 #include "lib/error.h"
 #include "lib/math/scale_search.h"
@@ -141,7 +140,6 @@ class WeightPlanner {
     TensorSpec spec{item.name() + std::string(suffix), dtype, std::move(shape)};
     const std::optional<std::uint64_t> bytes = tensor_bytes(dtype, spec.shape);
     if (!bytes || *bytes > (std::uint64_t{1} << 62) - plan_.tensor_bytes) fail(*item.source, "is too large");
-    if (!names_.insert(spec.name).second) fail(*item.source, fmt::format("would be stored as {}, and that name is taken", quote_name(spec.name)));
     if (open_bytes_ + *bytes > plan_.options.max_shard_bytes && !open_.empty()) flush();
     plan_.weight_map.emplace_back(spec.name, static_cast<int>(plan_.shards.size()));
     open_.push_back({std::move(spec), &place});
@@ -185,7 +183,6 @@ class WeightPlanner {
   std::vector<NamePattern> skip_;
   Tq3Config sensitive_;  // bits by name
   std::map<int, std::shared_ptr<const Codec>> codecs_;
-  std::unordered_set<std::string> names_;
   std::vector<Pending> open_;  // points into plan_.items, which no longer grows
   std::uint64_t open_bytes_ = 0;
   int part_ = 1;
