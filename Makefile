@@ -43,7 +43,7 @@ deps:
 # The kernels for every GPU architecture that the toolkit knows.
 cuda-all:
 	env -u CUDAARCHS cmake -B build/cuda-all -G Ninja -DCMAKE_BUILD_TYPE=Release -DTQ_CUDA=ON
-	cmake --build build/cuda-all --target tq gpu_parity
+	cmake --build build/cuda-all --target tq gpu_parity gpu_calls gpu_forward
 
 # Long fuzzing with clang's libFuzzer (packages clang and libclang-rt-dev); the test suite runs a short one.
 fuzz:
