@@ -10,6 +10,7 @@
 
 #include "kernels/cuda_check.h"
 #include "kernels/gpu_memory.h"
+#include "kernels/gpu_stream.h"
 #include "kernels/gpu_target.h"
 #include "lib/error.h"
 #include "lib/math/row.h"
@@ -24,31 +25,12 @@ constexpr std::int64_t kNone = -1;
 constexpr std::int64_t kFloatBytes = sizeof(float);
 constexpr std::int64_t kFlagBytes = sizeof(unsigned long long);
 
-class Event {
- public:
-  Event() { check_cuda(cudaEventCreate(&event_), "making an event"); }
-  Event(const Event&) = delete;
-  Event& operator=(const Event&) = delete;
-  ~Event() { cudaEventDestroy(event_); }
-
-  void record() { check_cuda(cudaEventRecord(event_), "recording an event"); }
-  /// Both have passed.
-  double seconds_since(const Event& start) const {
-    float ms = 0;
-    check_cuda(cudaEventElapsedTime(&ms, start.event_, event_), "reading the time");
-    return 1e-3 * static_cast<double>(ms);
-  }
-
- private:
-  cudaEvent_t event_ = nullptr;
-};
-
 /// What one call works with: a lane's buffers serve one thread at a time, and its copies and kernels run in that thread's stream.
 struct Lane {
   DeviceRotation rotation;
   DeviceTable matrix;
   StagedBuffer in, out;
-  Event start, uploaded, computed, downloaded;
+  TimedEvent start, uploaded, computed, downloaded;
 
   Lane() = default;
   Lane(const Lane&) = delete;

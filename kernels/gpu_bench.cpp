@@ -9,6 +9,7 @@
 
 #include "kernels/gpu_backend.h"
 #include "kernels/gpu_memory.h"
+#include "kernels/gpu_stream.h"
 #include "kernels/gpu_target.h"
 #include "lib/bench/device_bench.h"
 #include "lib/error.h"
@@ -20,35 +21,16 @@ namespace {
 constexpr std::uint64_t kColdBytes = std::uint64_t{256} << 20;  // several times the last-level cache of any GPU to date
 constexpr double kBatchUs = 1000;                               // launches that are timed together take about this long
 
-class Event {
- public:
-  Event() { check_cuda(cudaEventCreate(&event_), "making an event"); }
-  Event(const Event&) = delete;
-  Event& operator=(const Event&) = delete;
-  ~Event() { cudaEventDestroy(event_); }
-
-  void record() { check_cuda(cudaEventRecord(event_), "recording an event"); }
-  /// Waits for it, and gives the microseconds since `start`.
-  double us_since(const Event& start) {
-    check_cuda(cudaEventSynchronize(event_), "waiting for the kernels that are timed");
-    float ms = 0;
-    check_cuda(cudaEventElapsedTime(&ms, start.event_, event_), "reading the time");
-    return 1e3 * static_cast<double>(ms);
-  }
-
- private:
-  cudaEvent_t event_ = nullptr;
-};
-
 /// Microseconds a launch: batches of launches, `launch(i)` with i counting up, after one batch that is not measured.
 Timing time_launches(int repeat, const std::function<void(std::uint64_t)>& launch) {
-  Event start, stop;
+  TimedEvent start, stop;
   std::uint64_t count = 0;
   const auto run_batch = [&](int launches) {
     start.record();
     for (int i = 0; i < launches; ++i) launch(count++);
     stop.record();
-    return stop.us_since(start) / launches;
+    stop.wait();
+    return 1e6 * stop.seconds_since(start) / launches;
   };
   run_batch(1);
   const int launches = static_cast<int>(std::clamp(std::ceil(kBatchUs / run_batch(1)), 1.0, 1000.0));

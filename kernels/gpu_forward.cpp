@@ -15,8 +15,8 @@
 #include "kernels/gpu_staging.h"
 #include "kernels/gpu_target.h"
 #include "kernels/gpu_weights.h"
-#include "kernels/stopwatch.h"
 #include "lib/model/linear.h"
+#include "lib/stopwatch.h"
 
 namespace tq {
 namespace {
@@ -53,7 +53,7 @@ class CudaForward final : public CudaForwardDevice {
 
   void run_linear(const ForwardCall& call, std::span<const LinearTask> all) override {
     const std::lock_guard lock(mutex_);
-    const Stopwatch watch(spent_.linear);
+    const ScopeSeconds timing(spent_.linear);
     begin(call.threads);
     std::vector<LinearTask> tasks;
     std::vector<std::int64_t> tokens, bytes;
@@ -75,7 +75,7 @@ class CudaForward final : public CudaForwardDevice {
 
   void run_mlps(const ForwardCall& call, const MlpRule& rule, std::span<const MlpTask> all) override {
     const std::lock_guard lock(mutex_);
-    const Stopwatch watch(spent_.mlps);
+    const ScopeSeconds timing(spent_.mlps);
     begin(call.threads);
     std::vector<std::int64_t> tokens, bytes;
     for (const MlpTask& task : all) {
@@ -95,7 +95,7 @@ class CudaForward final : public CudaForwardDevice {
 
   void attend(const AttentionTask& task, int threads, std::span<float> out) override {
     const std::lock_guard lock(mutex_);
-    const Stopwatch watch(spent_.attention);
+    const ScopeSeconds timing(spent_.attention);
     begin(threads);
     attention_.attend(task, budget(), out);
   }
@@ -110,7 +110,7 @@ class CudaForward final : public CudaForwardDevice {
   }
 
   LoadedBlock load(const ForwardCall& call, const WeightTensor& tensor, const RowBlock& rows) {
-    const Stopwatch watch(spent_.reading);
+    const ScopeSeconds timing(spent_.reading);
     return weights_.load(*call.reader, tensor, rows, call.threads);
   }
 

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
-#include "kernels/stopwatch.h"
 #include "lib/parallel.h"
+#include "lib/stopwatch.h"
 
 namespace tq {
 namespace {
@@ -37,7 +37,7 @@ void copy_rows(int threads, const float* from, std::int64_t from_stride, float* 
 }  // namespace
 
 void Staging::upload(const float* from, std::int64_t stride, std::int64_t rows, std::int64_t width, float* to) {
-  const Stopwatch watch(upload_seconds_);
+  const ScopeSeconds timing(upload_seconds_);
   if (stride == width) {
     width *= rows;
     rows = 1;
@@ -63,7 +63,7 @@ void Staging::upload(const float* from, std::int64_t stride, std::int64_t rows, 
 
 void Staging::download(const float* from, std::int64_t from_stride, std::int64_t rows, std::int64_t width, float* to,
                        std::int64_t to_stride) {
-  const Stopwatch watch(download_seconds_);
+  const ScopeSeconds timing(download_seconds_);
   struct Piece {
     std::int64_t row, rows, column, floats;
   };

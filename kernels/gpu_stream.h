@@ -37,4 +37,25 @@ class DeviceEvent {
   cudaEvent_t event_ = nullptr;
 };
 
+/// A mark in the calling thread's stream whose time is known.
+class TimedEvent {
+ public:
+  TimedEvent() { check_cuda(cudaEventCreate(&event_), "making an event"); }
+  TimedEvent(const TimedEvent&) = delete;
+  TimedEvent& operator=(const TimedEvent&) = delete;
+  ~TimedEvent() { cudaEventDestroy(event_); }
+  void record() { check_cuda(cudaEventRecord(event_), "recording an event"); }
+  /// The host waits; errors of what came before surface here.
+  void wait() const { check_cuda(cudaEventSynchronize(event_), "waiting for the device"); }
+  /// Both have passed.
+  double seconds_since(const TimedEvent& start) const {
+    float ms = 0;
+    check_cuda(cudaEventElapsedTime(&ms, start.event_, event_), "reading the time");
+    return 1e-3 * static_cast<double>(ms);
+  }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
 }  // namespace tq

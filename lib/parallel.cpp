@@ -26,7 +26,12 @@ class Crew {
   /// False, and nothing is done, while they serve another caller, such as the piece of work that asks.
   bool run(int workers, const std::function<void(int)>& body) {
     if (busy_.exchange(true)) return false;
-    begin(workers, body);
+    try {
+      begin(workers, body);
+    } catch (...) {  // a thread more is not to be had
+      busy_ = false;
+      throw;
+    }
     const Wait wait{*this};  // also if body throws
     body(0);
     return true;

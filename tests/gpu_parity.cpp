@@ -1,5 +1,6 @@
-// Does the GPU write the same bytes as one CPU thread without vector code? Every case of the list below is encoded and
-// decoded by both, and codes, norms and decoded values are compared byte for byte.
+// Does the GPU write the same bytes as one CPU thread without vector code? Every case of parity_axes() (lib/bench/cases.h) under
+// every rotation, and those of the lists below, are encoded and decoded by both, and codes, norms and decoded values are compared
+// byte for byte.
 //
 //   gpu_parity [N]       CUDA device N, by default 0
 //   gpu_parity TARGET    a CPU target (such as avx2) in the GPU's place
@@ -19,6 +20,7 @@
 #include <vector>
 
 #include "kernels/gpu_backend.h"
+#include "lib/bench/cases.h"
 #include "lib/error.h"
 #include "lib/parallel.h"
 #include "tests/parity_rows.h"
@@ -27,7 +29,6 @@ namespace tq {
 namespace {
 
 constexpr int kSkipped = 77;
-constexpr int kDims[] = {8, 9, 32, 64, 80, 96, 100, 112, 128, 144, 256, 576, 1024};
 constexpr RotationKind kRotations[] = {RotationKind::kRht2, RotationKind::kRht1, RotationKind::kQr,
                                        RotationKind::kIdentity};
 constexpr DType kDTypes[] = {DType::kF32, DType::kF16, DType::kBf16};
@@ -214,10 +215,11 @@ Tally compare_family(const Backend& reference, const Backend& tested, int dim, R
   Tally tally;
   const std::int64_t count = rows_of_case(rotation, dim);
   const std::vector<float> matrix = Codec(default_scheme(1, dim, rotation)).rotation().matrix();
-  for (int bits = kMinBits; bits <= kMaxBits; ++bits) {
+  const CaseAxes axes = parity_axes();
+  for (const int bits : axes.bits) {
     const Scheme scheme = default_scheme(bits, dim, rotation);
     const Codec codec(scheme, find_codebook(scheme.codebook).table, matrix, {}, "gpu_parity");
-    for (const DType dtype : kDTypes) {
+    for (const DType dtype : axes.dtypes) {
       const auto seed = static_cast<std::uint32_t>(dim * 64 + bits);
       const Rows rows = make_rows(dtype, dim, count, largest_value(dtype), seed);
       compare(reference, tested, codec, rows, -1, tally);
@@ -340,7 +342,7 @@ int run(const std::string& which, const std::vector<std::string>& words) {
     total.rows += tally.rows;
     total.differences += tally.differences;
   };
-  for (const int dim : kDims) {
+  for (const int dim : parity_axes().dims) {
     for (const RotationKind rotation : kRotations) {
       if (rotation == RotationKind::kRht1 && is_dense(rotation, dim)) continue;  // the same as qr
       run_family(fmt::format("dim {:4} {:<8} bits 1-8 F32 F16 BF16", dim, name_of(rotation)),

@@ -8,6 +8,7 @@
 #include "lib/io/kv_file.h"
 #include "lib/pack/finish_weights.h"
 #include "lib/pack/weight_blocks.h"
+#include "lib/stopwatch.h"
 
 namespace tq {
 namespace {

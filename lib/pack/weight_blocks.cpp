@@ -13,6 +13,7 @@
 #include "lib/hash.h"
 #include "lib/io/kv_file.h"
 #include "lib/io/write_point.h"
+#include "lib/stopwatch.h"
 
 namespace tq {
 namespace {
