@@ -51,6 +51,11 @@ set(TQ_CUDA_EXACT_FLAGS --fmad=false -prec-div=true -prec-sqrt=true -ftz=false -
 if(TQ_HAVE_CUDA)
   enable_language(CUDA)
   find_package(CUDAToolkit REQUIRED)
+  find_file(TQ_CUBLASLT_HEADER cublasLt.h PATHS ${CUDAToolkit_INCLUDE_DIRS} NO_DEFAULT_PATH)
+  if(NOT TQ_CUBLASLT_HEADER)
+    message(FATAL_ERROR "nvcc is there, and cublasLt.h is not in ${CUDAToolkit_INCLUDE_DIRS}: install the toolkit's libcublas "
+                        "for developers (libcublas-dev), or configure with -DTQ_CUDA=OFF")
+  endif()
   set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)  # CMake 3.25 does not know that nvcc has it
   set(CMAKE_CUDA_FLAGS_RELEASE "-O3 -DNDEBUG")
   add_library(tq_cuda OBJECT

@@ -43,7 +43,7 @@ ModelDevice open_model_device(const Device& device) {
     return {make_cuda_forward(*device.cuda), make_cuda_attention_meter(*device.cuda), ""};
   } catch (const Error& error) {
     if (device.is_asked) throw;
-    return {nullptr, measure_attention, fmt::format("the GPU does not run the model: {}", error.what())};
+    return {nullptr, measure_attention, fmt::format("attention and models run on the CPU: {}", error.what())};
   }
 }
 
