@@ -16,7 +16,8 @@ namespace {
 constexpr const char* kDescription =
     "tq compresses KV caches and model weights with TurboQuant and proves what that cost.\n"
     "Results go to stdout, progress and messages to stderr.\n"
-    "The environment variable TQ_CPU forces a CPU target (scalar, simd128, avx2, avx512); no byte depends on it.\n"
+    "The environment variable TQ_CPU forces a CPU target (scalar, simd128, avx2, avx512), and --device auto to the CPU;\n"
+    "no byte depends on it.\n"
     "Exit codes: 0 done, every gate passed; 1 a gate failed; 2 wrong usage; 3 could not be done or measured.";
 
 extern "C" void end_on_signal(int signal) {
