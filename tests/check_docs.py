@@ -167,6 +167,19 @@ def objects_of(value):
         yield from objects_of(item)
 
 
+def broken_reports(report):
+    """The report without one field of one object, or with one more, for every object and field: (object, field, report)."""
+    for i, target in enumerate(list(objects_of(report))):
+        for name in [*target, "unknown_field"]:
+            broken = copy.deepcopy(report)
+            target_there = list(objects_of(broken))[i]
+            if name == "unknown_field":
+                target_there[name] = 1
+            else:
+                del target_there[name]
+            yield i, name, broken
+
+
 # ---- the tests ---------------------------------------------------------------------------------------------------
 class InFolder(unittest.TestCase):
     """A test with a directory that has docs/ and tests/ in it."""
@@ -260,17 +273,9 @@ class Schema(InFolder):
 
     def check_every_object(self, report):
         optional = {"permuted_tokens", "one_bit", "other_seed"}
-        count = len(list(objects_of(report)))
-        self.assertGreater(count, 20)
-        for i in range(count):
-            for name in [*list(objects_of(report))[i], "unknown_field"]:
-                broken = copy.deepcopy(report)
-                target = list(objects_of(broken))[i]
-                if name == "unknown_field":
-                    target[name] = 1
-                else:
-                    del target[name]
-                self.assertEqual(bool(violations(broken, self.schema, self.schema)), name not in optional, (i, name))
+        self.assertGreater(len(list(objects_of(report))), 20)
+        for i, name, broken in broken_reports(report):
+            self.assertEqual(bool(violations(broken, self.schema, self.schema)), name not in optional, (i, name))
 
     def test_wrong_values_are_refused(self):
         report = next(self.reports())[1]
@@ -327,15 +332,8 @@ class PackWeightsSchema(InFolder):
 
     def test_others_are_refused(self):
         report = self.report(1, "-o", "a", "--max-rel-mse", "0", "--keep-dtype", "f16")
-        for i in range(len(list(objects_of(report)))):
-            for name in [*list(objects_of(report))[i], "unknown_field"]:
-                broken = copy.deepcopy(report)
-                target = list(objects_of(broken))[i]
-                if name == "unknown_field":
-                    target[name] = 1
-                else:
-                    del target[name]
-                self.assertEqual(bool(violations(broken, self.schema, self.schema)), name not in self.OPTIONAL, (i, name))
+        for i, name, broken in broken_reports(report):
+            self.assertEqual(bool(violations(broken, self.schema, self.schema)), name not in self.OPTIONAL, (i, name))
 
 
 class WeightsSchema(InFolder):
@@ -351,15 +349,8 @@ class WeightsSchema(InFolder):
         for code, arguments in ((0, []), (1, ["--max-rel-mse", "0"]), (3, ["--max-rel-mse-ratio", "99"])):
             report = self.report(code, *arguments)
             self.assertEqual(violations(report, schema, schema), [], arguments)
-        for i in range(len(list(objects_of(report)))):
-            for name in [*list(objects_of(report))[i], "unknown_field"]:
-                broken = copy.deepcopy(report)
-                target = list(objects_of(broken))[i]
-                if name == "unknown_field":
-                    target[name] = 1
-                else:
-                    del target[name]
-                self.assertTrue(violations(broken, schema, schema), (i, name))
+        for i, name, broken in broken_reports(report):
+            self.assertTrue(violations(broken, schema, schema), (i, name))
 
 
 if __name__ == "__main__":
