@@ -72,22 +72,43 @@ TQ_HD void prefetch(const std::uint8_t* at, std::int64_t bytes) {
   for (std::int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(at + i, kWrite ? 1 : 0);
 }
 
-/// words[w] lane r = word w of row r. rows: kLanes<I> rows, `stride` bytes apart, `bytes` used of each; the words'
-/// bytes past the end of a row are zero.
+/// As memcpy of at most sizeof(I) bytes, at the end of a row: no call where they are a multiple of 16.
 template <class I>
-TQ_HD void load_words(const std::uint8_t* rows, std::int64_t stride, int bytes, I* words) {
+TQ_HD void copy_end(void* to, const void* from, int bytes) {
+  auto* target = static_cast<std::uint8_t*>(to);
+  const auto* source = static_cast<const std::uint8_t*>(from);
+  int done = 0;
+  if constexpr (sizeof(I) > 16) {
+    for (; done + 16 <= bytes; done += 16) memcpy(target + done, source + done, 16);
+  }
+  if (done < bytes) memcpy(target + done, source + done, static_cast<std::size_t>(bytes - done));
+}
+
+/// Calls take(w, word w of each row, a row a lane) for each word. rows: kLanes<I> rows, `stride` bytes apart, `bytes` used of
+/// each; the words' bytes past the end of a row are zero.
+template <class I, class Take>
+TQ_HD void take_words(const std::uint8_t* rows, std::int64_t stride, int bytes, Take&& take) {
   constexpr int kWidth = kLanes<I>;
   constexpr int kBlock = static_cast<int>(sizeof(I));
   int start = 0;
-  for (; start + kBlock <= bytes; start += kBlock, words += kWidth) {
+  for (; start + kBlock <= bytes; start += kBlock) {
+    I words[kWidth];
     for (int r = 0; r < kWidth; ++r) memcpy(&words[r], rows + r * stride + start, sizeof(I));
     transpose(words);
+    TQ_UNROLL(16)
+    for (int w = 0; w < kWidth; ++w) take(start / 4 + w, words[w]);
   }
   if (start >= bytes) return;
   I last[kWidth] = {};
-  for (int r = 0; r < kWidth; ++r) memcpy(&last[r], rows + r * stride + start, static_cast<std::size_t>(bytes - start));
+  for (int r = 0; r < kWidth; ++r) copy_end<I>(&last[r], rows + r * stride + start, bytes - start);
   transpose(last);
-  for (int w = 0; w < (bytes - start + 3) / 4; ++w) words[w] = last[w];
+  for (int w = 0; w < (bytes - start + 3) / 4; ++w) take(start / 4 + w, last[w]);
+}
+
+/// words[w] lane r = word w of row r, as take_words().
+template <class I>
+TQ_HD void load_words(const std::uint8_t* rows, std::int64_t stride, int bytes, I* words) {
+  take_words<I>(rows, stride, bytes, [words](int w, I word) { words[w] = word; });
 }
 
 /// The inverse of load_words; `words` is overwritten.
@@ -104,25 +125,26 @@ TQ_HD void store_words(I* words, std::uint8_t* rows, std::int64_t stride, int by
   I last[kWidth] = {};
   for (int w = 0; w < (bytes - start + 3) / 4; ++w) last[w] = words[w];
   transpose(last);
-  for (int r = 0; r < kWidth; ++r) memcpy(rows + r * stride + start, &last[r], static_cast<std::size_t>(bytes - start));
+  for (int r = 0; r < kWidth; ++r) copy_end<I>(rows + r * stride + start, &last[r], bytes - start);
 }
 
-/// x[i] lane r = element i of row r, as float32. `words` has room for dim values.
+/// x[i] lane r = element i of row r, as float32. x has room for dim values and, where dim is odd, one more.
 template <class V>
-TQ_HD void load_rows(DType dtype, const std::uint8_t* rows, int dim, IntOf<V>* words, V* x) {
+TQ_HD void load_rows(DType dtype, const std::uint8_t* rows, int dim, V* x) {
   using I = IntOf<V>;
   const int bytes = dim * static_cast<int>(size_of(dtype));
-  load_words(rows, bytes, bytes, words);
   if (dtype == DType::kF32) {
-    for (int i = 0; i < dim; ++i) x[i] = bits_as<V>(words[i]);
-    return;
-  }
-  for (int i = 0; i < dim; i += 2) {
-    const I low = words[i / 2] & 0xffff;
-    const I high = (words[i / 2] >> 16) & 0xffff;
-    const bool f16 = dtype == DType::kF16;
-    x[i] = f16 ? float_from_f16(low) : float_from_bf16(low);
-    if (i + 1 < dim) x[i + 1] = f16 ? float_from_f16(high) : float_from_bf16(high);
+    take_words<I>(rows, bytes, bytes, [x](int w, I word) { x[w] = bits_as<V>(word); });
+  } else if (dtype == DType::kF16) {
+    take_words<I>(rows, bytes, bytes, [x](int w, I pair) {
+      x[2 * w] = float_from_f16(pair);
+      x[2 * w + 1] = float_from_f16(pair >> 16);
+    });
+  } else {
+    take_words<I>(rows, bytes, bytes, [x](int w, I pair) {
+      x[2 * w] = float_from_bf16(pair);
+      x[2 * w + 1] = bits_as<V>(pair & ~0xffff);
+    });
   }
 }
 

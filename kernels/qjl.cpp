@@ -25,8 +25,8 @@ std::int64_t sketch_rows(const SketchArgs& args) {
   std::int64_t row = 0;
   for (; row + TQ_LANES <= args.count; row += TQ_LANES) {
     const SketchArgs here = skip_rows(args, row);
-    math::load_rows(args.dtype, here.rows, args.dim, b.words, b.x);
-    math::load_rows(DType::kF32, bytes_of(here.x_hat), args.dim, b.words, x_hat);
+    math::load_rows(args.dtype, here.rows, args.dim, b.x);
+    math::load_rows(DType::kF32, bytes_of(here.x_hat), args.dim, x_hat);
     const auto sketch = math::sketch_row(b.x, x_hat, args.s, args.dim, args.f16_norms, b.words, b.scratch);
     memcpy(here.norms, &sketch.norm, sizeof(V));
     math::store_words(b.words, here.signs, sign_bytes, sign_bytes);
@@ -44,7 +44,7 @@ void add_sketches(const SketchArgs& args) {
   std::int64_t row = 0;
   for (; row + TQ_LANES <= args.count; row += TQ_LANES) {
     const SketchArgs here = skip_rows(args, row);
-    math::load_rows(DType::kF32, bytes_of(here.x_hat), args.dim, b.words, b.x);
+    math::load_rows(DType::kF32, bytes_of(here.x_hat), args.dim, b.x);
     math::load_words(here.signs, sign_bytes, sign_bytes, b.words);
     V norm;
     memcpy(&norm, here.norms, sizeof(V));

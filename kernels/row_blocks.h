@@ -40,7 +40,7 @@ std::int64_t encode_blocks(const EncodeArgs& args, EncodeBlock&& encode_block, E
   std::int64_t row = 0;
   for (; row + TQ_LANES <= args.count; row += TQ_LANES) {
     math::prefetch<false>(args.rows + (row + 2 * TQ_LANES) * source_bytes, TQ_LANES * source_bytes);
-    math::load_rows(args.dtype, args.rows + row * source_bytes, dim, b.words, b.x);
+    math::load_rows(args.dtype, args.rows + row * source_bytes, dim, b.x);
     const math::EncodedRow<V> coded = encode_block(b, find_code, level_of);
     memcpy(args.norms + row, &coded.norm, sizeof(V));
     math::store_words(b.words, args.codes + row * code_bytes, code_bytes, code_bytes);

@@ -103,7 +103,7 @@ class BlockQuant : public CacheMethod {
  private:
   void rotate(std::span<float> row) const {
     if (rotation_block_ == 0) return;
-    math::transform_blocks(row.data(), dim_, rotation_block_, nullptr);
+    math::transform_blocks(row.data(), dim_, rotation_block_, math::Stored<float>{row.data()});
     const float scale = 1.0f / std::sqrt(static_cast<float>(rotation_block_));
     for (float& value : row) value *= scale;
   }

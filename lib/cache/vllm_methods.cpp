@@ -82,7 +82,7 @@ class VllmKeys : public CacheMethod {
   }
 
   void rotate(std::span<float> row) const {
-    math::transform_blocks(row.data(), dim_, dim_, nullptr);
+    math::transform_blocks(row.data(), dim_, dim_, math::Stored<float>{row.data()});
     const float scale = 1.0f / std::sqrt(static_cast<float>(dim_));
     for (float& value : row) value *= scale;
   }

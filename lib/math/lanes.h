@@ -19,10 +19,12 @@
 #error "lib/math decides what reaches a file: build it without fast math"
 #endif
 
-// TQ_HD: inlined wherever it is called. TQ_HD_CALL: slow paths, called. TQ_UNROLL(n) stands before a loop.
+// TQ_HD: inlined wherever it is called. TQ_HD_CALL: slow paths, called. TQ_HD_ONCE: called on the CPU, where one call serves W
+// rows, and inlined in CUDA. TQ_UNROLL(n) stands before a loop.
 #if defined(__CUDACC__)
 #define TQ_HD __host__ __device__ __forceinline__
 #define TQ_HD_CALL __host__ __device__ __noinline__
+#define TQ_HD_ONCE TQ_HD
 #if defined(__CUDA_ARCH__)
 #define TQ_UNROLL(n) _Pragma("unroll")
 #else
@@ -31,6 +33,7 @@
 #else
 #define TQ_HD inline __attribute__((always_inline))
 #define TQ_HD_CALL __attribute__((noinline))
+#define TQ_HD_ONCE TQ_HD_CALL
 #if defined(TQ_SANITIZED)  // instrumented and unrolled, the kernels would take minutes to compile
 #define TQ_UNROLL(n)
 #else
@@ -166,6 +169,44 @@ template <class V>
 TQ_HD V absolute(V x) {
   using I = IntOf<V>;
   return bits_as<V>(bits_as<I>(x) & splat_int<I>(0x7fffffff));
+}
+
+/// Vector registers of the machine, where that matters.
+template <class V>
+inline constexpr int kRegisters =
+#if defined(__AVX512F__)
+    kLanes<V> == 16 ? 32 :
+#endif
+    16;
+
+/// The lesser of |a| and |b| in each lane, neither of them NaN.
+template <class V>
+TQ_HD V least_magnitude(V a, V b) {
+#if defined(__AVX512DQ__)
+  if constexpr (kLanes<V> == 16) {
+    constexpr int kLesserMagnitude = 2, kNoSign = 2 << 2;
+    return bits_as<V>(_mm512_range_ps(bits_as<__m512>(a), bits_as<__m512>(b), kLesserMagnitude | kNoSign));
+  }
+#endif
+#if defined(__AVX2__)
+  if constexpr (kLanes<V> == 8) {
+    return bits_as<V>(_mm256_min_ps(bits_as<__m256>(absolute(a)), bits_as<__m256>(absolute(b))));
+  }
+#endif
+  return select(mask_greater(absolute(b), absolute(a)), absolute(a), absolute(b));
+}
+
+/// to | bits in the lanes where a > b, else to.
+template <class V>
+TQ_HD IntOf<V> or_where_greater(IntOf<V> to, V a, V b, std::int32_t bits) {
+#if defined(__AVX512F__)
+  if constexpr (kLanes<V> == 16) {
+    const __mmask16 where = _mm512_cmp_ps_mask(bits_as<__m512>(a), bits_as<__m512>(b), _CMP_GT_OQ);
+    const auto old = bits_as<__m512i>(to);
+    return bits_as<IntOf<V>>(_mm512_mask_or_epi32(old, where, old, _mm512_set1_epi32(bits)));
+  }
+#endif
+  return to | (mask_greater(a, b) & splat_int<IntOf<V>>(bits));
 }
 
 /// Correctly rounded square root of each lane.

@@ -4,6 +4,8 @@
 // the edges of a level of the search, and the levels of the codebook, are looked up there, a lane each.
 #pragma once
 
+#include <algorithm>
+
 #include "lib/codebook.h"
 #include "lib/math/lanes.h"
 
@@ -20,7 +22,9 @@ class CodeFinder {
     if constexpr (kPermutes) {
       for (int depth = 0; depth < Bits; ++depth) {
         float edges[kLanes<V>] = {};
-        for (int j = 0; j < 1 << depth; ++j) edges[j] = edges_[((2 * j + 1) << (Bits - depth - 1)) - 1];
+        const int step = 1 << (Bits - depth);  // between the codes that the search can have found so far
+        for (int code = 0; code < 1 << Bits; code += step) edges[code >> kHalved] = edges_[code + step / 2 - 1];
+        if (depth == 0) std::fill_n(edges, kLanes<V>, edges[0]);
         memcpy(&tables_[depth], edges, sizeof(V));
       }
     }
@@ -31,9 +35,11 @@ class CodeFinder {
     if constexpr (kLanes<V> == 1) {
       return search(x);
     } else if constexpr (kPermutes) {
-      I code = -mask_greater(x, splat<V>(edges_[(1 << (Bits - 1)) - 1]));
-      for (int depth = 1; depth < Bits; ++depth) {
-        code = code + code - mask_greater(x, permute(tables_[depth], code));
+      I code = splat_int<I>(0);
+      for (int depth = 0; depth < Bits; ++depth) {
+        const V edge = depth == 0 ? tables_[0] : permute(tables_[depth], code);
+        if (kHalved && depth == Bits - 1) code += code;
+        code = or_where_greater(code, x, edge, weight(depth));
       }
       return code;
     } else if constexpr (Bits <= 4) {
@@ -49,6 +55,11 @@ class CodeFinder {
 
  private:
   static constexpr bool kPermutes = kCanPermute<V> && (1 << (Bits - 1)) <= kLanes<V>;
+  /// The last bit of a code never selects an edge; it is left out until the end where there are more codes than lanes.
+  static constexpr bool kHalved = (1 << Bits) > kLanes<V>;
+
+  /// What the bit found at `depth` adds to the code.
+  static constexpr std::int32_t weight(int depth) { return depth == Bits - 1 ? 1 : (1 << (Bits - 1 - depth)) >> kHalved; }
 
   TQ_HD std::int32_t search(float x) const {
     std::int32_t code = 0;

@@ -96,40 +96,45 @@ TQ_HD RowNorm<V> row_norm(V* x, int dim, float numerator, V* scratch) {
   return {norm, splat<V>(numerator) / norm, norm, splat_int<I>(0)};
 }
 
-/// x := x / length, each value correctly rounded (a row of zeros stays). `usual`: no value but 0 is below 2^-62 in
-/// magnitude, and length is in [2^-40, 2^64). Then, where the machine has a fused multiply-add, a multiplication with the
-/// reciprocal and one exact remainder give the bits of the division (Markstein), up to the sign of zeros.
+/// x := x / length, each value correctly rounded (a row of zeros stays).
 template <class V>
-TQ_HD void divide_row(V* x, int dim, V length, [[maybe_unused]] bool usual) {
-  if constexpr (kCanFuse<V>) {
-    if (usual) {
-      const V reciprocal = splat<V>(1.0f) / length;
-      for (int i = 0; i < dim; ++i) {
-        const V quotient = x[i] * reciprocal;
-        x[i] = fused_multiply_add(fused_multiply_add(-quotient, length, x[i]), reciprocal, quotient);
-      }
-      return;
-    }
-  }
+TQ_HD void divide_row(V* x, int dim, V length) {
   const V divisor = select(mask_greater(length, splat<V>(0.0f)), length, splat<V>(1.0f));
   for (int i = 0; i < dim; ++i) x[i] = x[i] / divisor;
 }
 
-/// Whether divide_row() may take the fast way.
+/// The same, value by value, where divides_quickly() and the machine has a fused multiply-add: a multiplication with the
+/// reciprocal and one exact remainder give the bits of the division (Markstein), up to the sign of zeros.
 template <class V>
-TQ_HD bool divides_as_usual(const V* x, int dim, V length) {
-  using I = IntOf<V>;
-  if constexpr (!kCanFuse<V>) return false;
-  constexpr int kChains = 4;  // independent, so that a comparison need not wait for the one before
-  I small[kChains] = {};
-  const I limit = bits_as<I>(splat<V>(0x1p-62f));
-  for (int i = 0; i < dim; ++i) {
-    const I magnitude = bits_as<I>(absolute(x[i]));
-    small[i % kChains] |= mask_greater_int(limit, magnitude) & mask_greater_int(magnitude, splat_int<I>(0));
+struct QuickDivision {
+  const V* x;
+  V length;
+  V reciprocal;
+
+  TQ_HD V operator()(int i) const {
+    const V quotient = x[i] * reciprocal;
+    return fused_multiply_add(fused_multiply_add(-quotient, length, x[i]), reciprocal, quotient);
   }
-  const I unusual = small[0] | small[1] | small[2] | small[3] | mask_greater(splat<V>(0x1p-40f), length) |
-                    ~mask_greater(splat<V>(0x1p64f), length);
-  return !any(unusual);
+};
+
+/// Whether QuickDivision is exact: no value but 0 is below 2^-62 in magnitude, and length is in [2^-40, 2^64).
+template <class V>
+TQ_HD bool divides_quickly(const V* x, int dim, V length) {
+  using I = IntOf<V>;
+  const V limit = splat<V>(0x1p-62f);
+  if (any(mask_greater(splat<V>(0x1p-40f), length) | ~mask_greater(splat<V>(0x1p64f), length))) return false;
+  constexpr int kChains = 4;  // independent, so that a minimum need not wait for the one before
+  V least[kChains] = {length, length, length, length};
+  int done = 0;
+  for (; done + kChains <= dim; done += kChains) {
+    for (int j = 0; j < kChains; ++j) least[j] = least_magnitude(least[j], x[done + j]);
+  }
+  for (; done < dim; ++done) least[0] = least_magnitude(least[0], x[done]);
+  const V smallest = least_magnitude(least_magnitude(least[0], least[1]), least_magnitude(least[2], least[3]));
+  if (!any(mask_greater(limit, smallest))) return true;
+  I small = splat_int<I>(0);  // they may all be zeros
+  for (int i = 0; i < dim; ++i) small |= mask_greater(limit, absolute(x[i])) & mask_greater(absolute(x[i]), splat<V>(0.0f));
+  return !any(small);
 }
 
 }  // namespace TQ_TARGET

@@ -39,19 +39,22 @@ TQ_HD V flip_sign(V x, std::uint32_t sign) {
   return bits_as<V>(bits_as<I>(x) ^ splat_int<I>(static_cast<std::int32_t>(sign)));
 }
 
-/// `Levels` levels of butterflies, in registers, on 2^Levels values that lie `stride` apart. Upper = a + b, lower = a - b.
-/// The signs, [2^Levels] with the same stride, are applied first where there are any.
+/// Where a pass over x gets its values: element i as it stands. The first pass of a transform may get them changed, which saves a
+/// pass of its own.
+template <class V>
+struct Stored {
+  const V* x;
+  TQ_HD V operator()(int i) const { return x[i]; }
+};
+
+/// `Levels` levels of butterflies on r[2^Levels], in registers. Upper = a + b, lower = a - b.
 template <int Levels, class V>
-TQ_HD void butterfly_group(V* x, int stride, const std::uint32_t* signs) {
-  constexpr int kCount = 1 << Levels;
-  V r[kCount];
-  for (int i = 0; i < kCount; ++i) r[i] = x[i * stride];
-  if (signs != nullptr) {
-    for (int i = 0; i < kCount; ++i) r[i] = flip_sign(r[i], signs[i * stride]);
-  }
+TQ_HD void butterflies(V* r) {
+  TQ_UNROLL(4)
   for (int level = 0; level < Levels; ++level) {
     const int step = 1 << level;
-    for (int i = 0; i < kCount; ++i) {
+    TQ_UNROLL(16)
+    for (int i = 0; i < 1 << Levels; ++i) {
       if ((i & step) != 0) continue;
       const V a = r[i];
       const V b = r[i + step];
@@ -59,40 +62,62 @@ TQ_HD void butterfly_group(V* x, int stride, const std::uint32_t* signs) {
       r[i + step] = a - b;
     }
   }
-  for (int i = 0; i < kCount; ++i) x[i * stride] = r[i];
 }
 
-/// The levels with strides stride .. stride * 2^(Levels-1), over all dim values.
-template <int Levels, class V>
-TQ_HD void butterfly_pass(V* x, int dim, int stride, const std::uint32_t* signs) {
+/// The levels with strides stride .. stride * 2^(Levels-1), over all dim values. `Stride` is int, or a constant where the
+/// compiler shall know it: it can then address the values without registers.
+template <int Levels, class V, class Stride, class Source>
+TQ_HD void butterfly_pass(V* x, int dim, Stride stride, Source source) {
+  constexpr int kCount = 1 << Levels;
   for (int base = 0; base < dim; base += stride << Levels) {
-    for (int i = base; i < base + stride; ++i) {
-      butterfly_group<Levels>(x + i, stride, signs == nullptr ? nullptr : signs + i);
+    for (int first = base; first < base + stride; ++first) {
+      V r[kCount];
+      TQ_UNROLL(16)
+      for (int i = 0; i < kCount; ++i) r[i] = source(first + i * stride);
+      butterflies<Levels>(r);
+      TQ_UNROLL(16)
+      for (int i = 0; i < kCount; ++i) x[first + i * stride] = r[i];
     }
   }
 }
 
-/// Unnormalized fast Walsh-Hadamard transform, natural order, of each block of `block` values (a power of two) in
-/// x[0..dim), after the signs. Strides ascend 1, 2, 4, ...; how many levels share a pass over memory changes no value:
-/// three at most, because the 16 values of four leave no registers to add in, and their spills cost more than a pass.
-template <class V>
-TQ_HD void transform_blocks(V* x, int dim, int block, const std::uint32_t* signs) {
-  if (block == 1) {
-    for (int i = 0; i < dim; ++i) x[i] = flip_sign(x[i], signs[i]);
+/// All levels of blocks of 2^Levels values in the fewest passes that the registers allow: four levels have 16 values in flight.
+template <int Levels, int Stride = 1, class V, class Source>
+TQ_HD void transform_fixed(V* x, int dim, Source source) {
+  constexpr int kMost = kRegisters<V> >= 32 ? 4 : 3;
+  constexpr int kHere = Levels / ((Levels + kMost - 1) / kMost);
+  butterfly_pass<kHere>(x, dim, std::integral_constant<int, Stride>(), source);
+  if constexpr (Levels > kHere) transform_fixed<Levels - kHere, (Stride << kHere)>(x, dim, Stored<V>{x});
+}
+
+/// Unnormalized fast Walsh-Hadamard transform, natural order, of each block of `block` values (a power of two) of
+/// source(0..dim-1), into x[0..dim). Strides ascend 1, 2, 4, ...; how many levels share a pass over memory changes no value.
+/// The blocks of most models' heads and groups have passes of their own in the wide targets.
+template <class V, class Source>
+TQ_HD void transform_blocks(V* x, int dim, int block, Source source) {
+  if constexpr (kLanes<V> >= 8) {
+    if (block == 64) return transform_fixed<6>(x, dim, source);
+    if (block == 128) return transform_fixed<7>(x, dim, source);
+    if (block == 256) return transform_fixed<8>(x, dim, source);
   }
-  for (int stride = 1; stride < block; signs = nullptr) {
+  const auto pass = [&](int stride, auto from) {
     const int left = block / stride;
     if (left == 8 || left >= 32) {
-      butterfly_pass<3>(x, dim, stride, signs);
-      stride *= 8;
-    } else if (left >= 4) {
-      butterfly_pass<2>(x, dim, stride, signs);
-      stride *= 4;
-    } else {
-      butterfly_pass<1>(x, dim, stride, signs);
-      stride *= 2;
+      butterfly_pass<3>(x, dim, stride, from);
+      return stride * 8;
     }
+    if (left >= 4) {
+      butterfly_pass<2>(x, dim, stride, from);
+      return stride * 4;
+    }
+    butterfly_pass<1>(x, dim, stride, from);
+    return stride * 2;
+  };
+  if (block == 1) {
+    for (int i = 0; i < dim; ++i) x[i] = source(i);
+    return;
   }
+  for (int stride = pass(1, source); stride < block;) stride = pass(stride, Stored<V>{x});
 }
 
 /// x := H_m x across the m blocks (H_m^T if transposed): out[a] = sum over b of (+-1) x[b], a pairwise tree, for every
@@ -152,17 +177,24 @@ TQ_HD_CALL void multiply_dense(V* x, const RotationView& r, bool transposed, V* 
   for (int i = 0; i < r.dim; ++i) x[i] = scratch[i];
 }
 
-/// x := M (signs * x) with M the unnormalized mixing matrix of the rotation, or its transpose. scratch: kRotationScratch
+/// x := M (signs * source) with M the unnormalized mixing matrix of the rotation, or its transpose. scratch: kRotationScratch
 /// values.
-template <class V>
-TQ_HD void mix(V* x, const RotationView& r, const std::uint32_t* signs, bool transposed, V* scratch) {
+template <class V, class Source>
+TQ_HD_ONCE void mix(V* x, const RotationView& r, const std::uint32_t* signs, bool transposed, V* scratch, Source source) {
+  const auto signed_source = [&](int i) { return flip_sign(source(i), signs[i]); };
   if (r.mixing == Mixing::kHadamard) {
-    transform_blocks(x, r.dim, r.dim / r.m, signs);
+    transform_blocks(x, r.dim, r.dim / r.m, signed_source);
     if (r.m > 1) mix_blocks(x, r, transposed, scratch);
     return;
   }
-  transform_blocks(x, r.dim, 1, signs);
+  transform_blocks(x, r.dim, 1, signed_source);
   if (r.mixing == Mixing::kDense) multiply_dense(x, r, transposed, scratch);
+}
+
+/// The same of x itself.
+template <class V>
+TQ_HD void mix(V* x, const RotationView& r, const std::uint32_t* signs, bool transposed, V* scratch) {
+  mix(x, r, signs, transposed, scratch, Stored<V>{x});
 }
 
 /// Element i of s2 * (scale * x), the last step of the rotation: x as mix() left it with signs1, and `scale`

@@ -39,6 +39,18 @@ TQ_HD EncodedRow<V> store_norm(V norm, IntOf<V> refused, bool f16) {
   return {norm, refused | ~mask_greater(splat<V>(__builtin_inff()), norm)};
 }
 
+/// mix() of x / length.
+template <class V>
+TQ_HD void mix_divided(V* x, const RotationView& rotation, V length, V* scratch) {
+  if constexpr (kCanFuse<V>) {
+    if (divides_quickly(x, rotation.dim, length)) {
+      return mix(x, rotation, rotation.signs1, false, scratch, QuickDivision<V>{x, length, splat<V>(1.0f) / length});
+    }
+  }
+  divide_row(x, rotation.dim, length);
+  mix(x, rotation, rotation.signs1, false, scratch);
+}
+
 /// Calls f(words of the group, place in the group, element) for element 0..dim-1. 32 codes fill Bits words exactly, so in
 /// whole groups every shift is a constant where the loop is unrolled: it is in the wide targets, which are made to be fast,
 /// and not in the others, which would take minutes to compile.
@@ -47,8 +59,13 @@ TQ_HD void for_each_code(I* words, int dim, F&& f) {
   int start = 0;
   if constexpr (kLanes<I> >= 8) {
     for (; start + 32 <= dim; start += 32, words += Bits) {
+      std::remove_const_t<I> group[Bits];
+      for (int w = 0; w < Bits; ++w) group[w] = words[w];
       TQ_UNROLL(32)
-      for (int i = 0; i < 32; ++i) f(words, i, start + i);
+      for (int i = 0; i < 32; ++i) f(group, i, start + i);
+      if constexpr (!std::is_const_v<I>) {
+        for (int w = 0; w < Bits; ++w) words[w] = group[w];
+      }
     }
   }
   for (int i = 0; start + i < dim; ++i) f(words, i, start + i);
@@ -85,22 +102,26 @@ TQ_HD EncodedRow<V> encode_row(V* x, const RotationView& rotation, const CodeFin
                                const LevelTable<Bits, V>& level_of, NormRule rule, IntOf<V>* words, V* scratch) {
   using I = IntOf<V>;
   const int dim = rotation.dim;
-  const bool corrects = rule.mode == NormMode::kCorrected;
   RowNorm<V> norm = row_norm(x, dim, rotation.scale, scratch);
   if (rule.divide_first) {
-    divide_row(x, dim, norm.length, divides_as_usual(x, dim, norm.length));
     norm.scale = splat<V>(rotation.scale);
+    mix_divided(x, rotation, norm.length, scratch);
+  } else {
+    mix(x, rotation, rotation.signs1, false, scratch);
   }
-  mix(x, rotation, rotation.signs1, false, scratch);
   for (int w = 0; w < row_words(dim, Bits); ++w) words[w] = splat_int<I>(0);
-  for_each_code<Bits>(words, dim, [&](I* group, int place, int i) {
+  const auto find = [&](I* group, int place, int i) {
     const I code = find_code(finish_rotation(x, i, rotation, norm.scale));
     put_code<Bits>(group, place, code);
-    if (corrects) x[i] = level_of(code);
-  });
+    return code;
+  };
+  if (rule.mode == NormMode::kCorrected) {  // a loop of its own: a branch in the other would cost as much as a comparison
+    for_each_code<Bits>(words, dim, [&](I* group, int place, int i) { x[i] = level_of(find(group, place, i)); });
+    return store_norm(norm.norm * corrected_factor(x, dim, scratch), norm.refused, rule.f16);
+  }
+  for_each_code<Bits>(words, dim, find);
   if (rule.mode == NormMode::kRaw) return store_norm(norm.norm, norm.refused, rule.f16);
-  const V factor = corrects ? corrected_factor(x, dim, scratch)
-                            : least_squares_factor<Bits>(x, rotation, norm.scale, words, level_of, scratch);
+  const V factor = least_squares_factor<Bits>(x, rotation, norm.scale, words, level_of, scratch);
   return store_norm(norm.norm * factor, norm.refused, rule.f16);
 }
 
