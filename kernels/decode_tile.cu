@@ -4,10 +4,8 @@
 //
 // Levels are looked up two at a time: a table of all pairs of codes, 16 copies of it, so that no two lanes of an access meet in a
 // bank. It takes 32 KB of shared memory at 4 bits, once a block. Tiles with a norm of infinity go to the plain code.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include "kernels/cuda_check.h"
+#include "kernels/gpu_decode_rows.h"
 #include "kernels/gpu_plain.h"
 #include "kernels/gpu_tile.h"
 
@@ -90,19 +88,6 @@ __device__ __forceinline__ void look_up_chunk(std::uint32_t codes, std::uint32_t
     x[2 * p] = pair.x;
     x[2 * p + 1] = pair.y;
   }
-}
-
-/// Two values as a word of BF16 or F16, rounded to nearest even.
-__device__ __forceinline__ std::uint32_t round_pair(DType dtype, float low, float high) {
-  std::uint32_t word;
-  if (dtype == DType::kBf16) {
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-    memcpy(&word, &pair, 4);
-  } else {
-    const __half2 pair = __floats2half2_rn(low, high);
-    memcpy(&word, &pair, 4);
-  }
-  return word;
 }
 
 /// Sign bits of a lane's columns. Words of 16-bit rows: both bits of a pair of values, kept where the type is a constant.
@@ -320,6 +305,7 @@ bool decode_tile_rows(const DecodeArgs& args) {
   if (!has_tiles(args.rotation, args.codebook->bits, args.rows, args.codes)) return false;
   switch (args.rotation.dim) {
     case 64: choose_bits<8>(args); break;
+    case 96: decode_rows_96(args); break;
     case 128: choose_bits<16>(args); break;
     default: choose_bits<32>(args);
   }

@@ -290,9 +290,9 @@ void check_launch(const char* kernel, int bits, int dim, DType dtype, std::int64
 
 bool has_tiles(const math::RotationView& rotation, int bits, const void* rows, const void* codes) {
   const auto aligned = [](const void* at) { return reinterpret_cast<std::uintptr_t>(at) % 16 == 0; };
-  return rotation.mixing == math::Mixing::kHadamard && rotation.m == 1 &&
-         (rotation.dim == 64 || rotation.dim == 128 || rotation.dim == 256) && bits >= 2 && bits <= 4 && aligned(rows) &&
-         aligned(codes);
+  const bool sylvester = rotation.m == 1 && (rotation.dim == 64 || rotation.dim == 128 || rotation.dim == 256);
+  return rotation.mixing == math::Mixing::kHadamard && (sylvester || (rotation.m == 12 && rotation.dim == 96)) && bits >= 2 &&
+         bits <= 4 && aligned(rows) && aligned(codes);
 }
 
 int resident_blocks(const void* kernel, int threads, int shared_bytes) {

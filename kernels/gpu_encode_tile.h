@@ -238,7 +238,7 @@ __global__ void __launch_bounds__(32 * kEncodeWarps, 4)
   const DType dtype = K::kBf16 ? DType::kBf16 : args.dtype;
   const int row_bytes = T::kDim * element_bytes(dtype), tile_bytes = kTileElements * element_bytes(dtype);
   EncodeShared<T>& shared = shared_warps[warp];
-  const TileStages stages(buffers + 2 * warp * tile_bytes, shared.barriers, tile_bytes, lane);
+  const TileStages<2> stages(buffers + 2 * warp * tile_bytes, shared.barriers, tile_bytes, lane);
   const int count = static_cast<int>(args.count), tiles = (count + T::kRows - 1) / T::kRows;
   const int step = static_cast<int>(gridDim.x) * kEncodeWarps;
   const auto start = [&](int tile, int turn) {

@@ -53,6 +53,18 @@ constexpr TileLaunch decode_tile_launch(int dim, int bits, std::int64_t count) {
           kDecodeWarps};
 }
 
+/// The fast kernels with a row a lane: elements of a row, rows of a tile, and warps of a block.
+inline constexpr int kLaneRowDim = 96;
+inline constexpr int kLaneRows = 32;
+inline constexpr int kLaneRowWarps = 4;
+
+/// A stage holds a tile of rows, a warp's: encode reads it, decode fills it. Rows are 16 bytes apart beyond their length, so lanes that
+/// take 16 bytes each of their rows meet in no bank.
+constexpr TileLaunch lane_row_launch(DType dtype, std::int64_t count) {
+  const int row_bytes = kLaneRowDim * (dtype == DType::kF32 ? 4 : 2);
+  return {32 * kLaneRowWarps, kLaneRowWarps * kLaneRows * (row_bytes + 16), (count + kLaneRows - 1) / kLaneRows, kLaneRowWarps};
+}
+
 /// Blocks of a plain kernel.
 constexpr unsigned plain_blocks(std::int64_t count) {
   return static_cast<unsigned>((count + kRowsPerBlock - 1) / kRowsPerBlock);

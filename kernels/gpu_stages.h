@@ -1,4 +1,4 @@
-// A warp's two buffers in shared memory, filled from device memory while the warp works on something else. From compute capability
+// A warp's buffers in shared memory, one or two, filled from device memory while the warp works on something else. From compute capability
 // 9.0 one lane starts one bulk copy, whose bytes a barrier counts; before, every lane copies 16 bytes at a time. Included by .cu
 // files only.
 #pragma once
@@ -12,17 +12,19 @@ __device__ __forceinline__ std::uint32_t shared_address(const void* at) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(at));
 }
 
-/// Copies start and are waited for in turn: 0, 1, 0, 1, ... All lanes call everything, at the same point.
+/// Copies start and are waited for in turn: 0, 1, 0, 1, ..., or where there is one buffer always 0. All lanes call everything, at the
+/// same point.
+template <int Buffers>
 class TileStages {
  public:
-  /// buffers: twice `stage_bytes`, at a multiple of 16. barriers: 2. A block barrier must follow before start().
+  /// buffers: `stage_bytes` each, at a multiple of 16. barriers: as many. A block barrier must follow before start().
   __device__ TileStages(std::uint8_t* buffers, [[maybe_unused]] std::uint64_t* barriers, int stage_bytes, int lane)
       : buffers_(buffers), stage_bytes_(stage_bytes), lane_(lane) {
 #if __CUDA_ARCH__ >= 900
     barriers_ = shared_address(barriers);
     if (lane == 0) {
-      asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barriers_));
-      asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barriers_ + 8));
+#pragma unroll
+      for (int i = 0; i < Buffers; ++i) asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barriers_ + 8u * i));
       asm volatile("fence.proxy.async.shared::cta;");
     }
 #endif
@@ -48,7 +50,31 @@ class TileStages {
 #endif
   }
 
-  /// Waits for the copy that was started `turn`; `phase` changes every second time.
+  /// The same of `rows` rows, at most one a lane, each of which lies 16 bytes beyond the end of the one before.
+  __device__ __forceinline__ void start_rows(int turn, const std::uint8_t* from, int row_bytes, int rows) const {
+#if __CUDA_ARCH__ >= 900
+    if (rows == 0) return;
+    const std::uint32_t barrier = barriers_ + 8u * static_cast<std::uint32_t>(turn);
+    if (lane_ == 0) {
+      asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(rows * row_bytes) : "memory");
+    }
+    __syncwarp();
+    if (lane_ < rows) {
+      asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                       shared_address(stage(turn) + lane_ * (row_bytes + 16))),
+                   "l"(from + lane_ * row_bytes), "r"(row_bytes), "r"(barrier)
+                   : "memory");
+    }
+#else
+    for (int at = 16 * lane_; at < rows * row_bytes; at += 512) {
+      const std::uint32_t to = shared_address(stage(turn) + at + at / row_bytes * 16);
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from + at));
+    }
+    asm volatile("cp.async.commit_group;");
+#endif
+  }
+
+  /// Waits for the copy that was started `turn`; `phase` changes each time that all buffers were waited for.
   __device__ __forceinline__ void wait([[maybe_unused]] int turn, [[maybe_unused]] int phase) const {
 #if __CUDA_ARCH__ >= 900
     std::uint32_t done = 0;
@@ -60,7 +86,7 @@ class TileStages {
           : "memory");
     } while (done == 0);
 #else
-    asm volatile("cp.async.wait_group 1;" ::: "memory");
+    asm volatile("cp.async.wait_group %0;" ::"n"(Buffers - 1) : "memory");
     __syncwarp();
 #endif
   }

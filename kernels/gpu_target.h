@@ -32,7 +32,7 @@ void compare_rows(const CompareArgs& args);
 bool encode_tile_rows(const EncodeArgs& args, unsigned long long* first_refused);
 bool decode_tile_rows(const DecodeArgs& args);
 
-/// Dims 64, 128, 256 under a Sylvester rotation, 2 to 4 bits, and arrays that start at multiples of 16 bytes.
+/// Dims 64, 128, 256 under a Sylvester rotation or 96 under H_12, 2 to 4 bits, and arrays that start at multiples of 16 bytes.
 bool has_tiles(const math::RotationView& rotation, int bits, const void* rows, const void* codes);
 
 /// Blocks of a kernel that the current device runs at once, each with `shared_bytes` of dynamic shared memory. Throws Error

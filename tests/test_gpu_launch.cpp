@@ -2,8 +2,11 @@
 #include <doctest/doctest.h>
 
 #include <set>
+#include <vector>
 
 #include "kernels/gpu_launch.h"
+#include "kernels/hadamard12.h"
+#include "lib/rotation.h"
 
 namespace tq::cuda {
 namespace {
@@ -57,6 +60,31 @@ TEST_CASE("the fast kernels' grids reach every row, in blocks that every device 
         CHECK(decode.shared_bytes >= kDecodeWarps * rows * dim * 4 + 8 * (kPairCopies << (2 * bits)));
         CHECK(decode.shared_bytes + 3 * 1024 <= kMostSharedBytes);  // and the levels
       }
+    }
+  }
+}
+
+TEST_CASE("the grids of the kernels with a row a lane reach every row, in blocks that every device takes") {
+  for (const std::int64_t count : counts_of(kLaneRows)) {
+    CAPTURE(count);
+    for (const DType dtype : kDTypes) {
+      const int row_bytes = kLaneRowDim * static_cast<int>(size_of(dtype));
+      const TileLaunch launch = lane_row_launch(dtype, count);
+      check_tiles(launch, kLaneRows, count);
+      CHECK(launch.shared_bytes + kOwnSharedBytes <= kMostSharedBytes);
+      CHECK(launch.shared_bytes == kLaneRowWarps * kLaneRows * (row_bytes + 16));
+      CHECK((row_bytes + 16) % 32 == 16);  // an odd number of 16 bytes: eight lanes that read 16 bytes each meet in no bank
+    }
+  }
+}
+
+TEST_CASE("the H_12 that kernels know is the one that tq writes") {
+  const std::vector<float> matrix = paley_matrix(12);
+  for (int i = 0; i < 12; ++i) {
+    for (int j = 0; j < 12; ++j) {
+      CAPTURE(i);
+      CAPTURE(j);
+      CHECK(matrix[static_cast<std::size_t>(12 * i + j)] == (hadamard12_is_minus(i, j) ? -1.0f : 1.0f));
     }
   }
 }

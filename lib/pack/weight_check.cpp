@@ -31,28 +31,12 @@ std::vector<Run> choose_runs(const WeightItem& item, const WeightBlock& block, s
   return runs;
 }
 
-/// The groups of the runs, one after the other.
-struct Sample {
-  std::int64_t lines = 0;
-  std::vector<std::byte> groups;
-  std::vector<std::uint8_t> codes;
-  std::vector<float> norms;
-
-  Sample(const std::vector<Run>& runs, const WeightItem& item, const std::byte* from_groups, const std::uint8_t* from_codes,
-         const float* from_norms) {
-    const std::int64_t code_bytes = item.codec->scheme().code_bytes();
-    const std::int64_t group_bytes = item.codec->scheme().dim * static_cast<std::int64_t>(size_of(item.source->info->dtype));
-    for (const Run& run : runs) {
-      const auto append = [&run](auto& to, const auto* from, std::int64_t size) {
-        to.insert(to.end(), from + run.first * size, from + (run.first + run.groups) * size);
-      };
-      append(groups, from_groups, group_bytes);
-      append(codes, from_codes, code_bytes);
-      append(norms, from_norms, 1);
-      lines += run.groups;
-    }
-  }
-};
+/// to := the groups of the runs, of `size` elements each.
+template <class T>
+void gather(const std::vector<Run>& runs, const T* from, std::int64_t size, std::vector<T>& to) {
+  to.clear();
+  for (const Run& run : runs) to.insert(to.end(), from + run.first * size, from + (run.first + run.groups) * size);
+}
 
 RowSums add_up(const RowSums& a, const RowSums& b) {
   return {a.dot + b.dot, a.x_energy + b.x_energy, a.x_hat_energy + b.x_hat_energy, a.error_energy + b.error_energy};
@@ -88,27 +72,37 @@ void WeightCheck::check(const Backend& backend, const WeightItem& item, const We
                         const std::byte* groups, const std::uint8_t* codes, const float* norms) {
   const std::vector<Run> runs = choose_runs(item, block, share);
   if (runs.empty()) return;
-  const Sample sample(runs, item, groups, codes, norms);
   const std::int64_t group_size = item.codec->scheme().dim;
   const DType dtype = item.source->info->dtype;
-  std::vector<float> x(static_cast<std::size_t>(sample.lines * group_size));
-  std::vector<float> x_hat(x.size());
-  std::vector<RowSums> sums(static_cast<std::size_t>(sample.lines));
-  convert_to_float(dtype, sample.groups.data(), std::ssize(x), x.data());
-  backend.decode(*item.codec, sample.codes.data(), sample.norms.data(), sample.lines, DType::kF32, x_hat.data());
+  Sample& s = sample_;
+  gather(runs, groups, group_size * static_cast<std::int64_t>(size_of(dtype)), s.groups);
+  gather(runs, codes, item.codec->scheme().code_bytes(), s.codes);
+  gather(runs, norms, 1, s.norms);
+  const std::int64_t lines = std::ssize(s.norms);
+  s.x.resize(static_cast<std::size_t>(lines * group_size));
+  s.x_hat.resize(s.x.size());
+  s.sums.resize(static_cast<std::size_t>(lines));
+  convert_to_float(dtype, s.groups.data(), std::ssize(s.x), s.x.data());
+  backend.decode(*item.codec, s.codes.data(), s.norms.data(), lines, DType::kF32, s.x_hat.data());
   std::ptrdiff_t at = 0;
   for (const Run& run : runs) {
-    moments_.add({x.data() + at, static_cast<std::size_t>(run.length)});
+    moments_.add({s.x.data() + at, static_cast<std::size_t>(run.length)});
     const std::ptrdiff_t end = at + run.groups * group_size;
-    std::fill(x_hat.begin() + at + run.length, x_hat.begin() + end, 0.0f);  // decoders drop the padding
+    std::fill(s.x_hat.begin() + at + run.length, s.x_hat.begin() + end, 0.0f);  // decoders drop the padding
     at = end;
   }
-  backend.compare(static_cast<int>(group_size), dtype, sample.groups.data(), DType::kF32, x_hat.data(), sample.lines, sums.data());
-  const RowSums* of_run = sums.data();
+  backend.compare(static_cast<int>(group_size), dtype, s.groups.data(), DType::kF32, s.x_hat.data(), lines, s.sums.data());
+  const RowSums* of_run = s.sums.data();
   for (const Run& run : runs) {
     rows_.push_back({run.row, run.length, std::accumulate(of_run, of_run + run.groups, RowSums(), add_up)});
     of_run += run.groups;
   }
+}
+
+void WeightCheck::clear() {
+  Sample kept = std::move(sample_);
+  *this = WeightCheck();
+  sample_ = std::move(kept);
 }
 
 void WeightCheck::add(const Row& row) {

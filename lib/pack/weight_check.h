@@ -1,7 +1,7 @@
 // What packing cost, measured on what was written: codes and norms are decoded again and compared with the source.
 //
 // Decoding and comparing every value would take longer than encoding it, so unless a gate asks for all a sample is checked: every
-// 32nd row, of a small tensor more of them, so that about kLeastChecked values or all are checked, and at least kLeastRows rows or
+// 64th row, of a small tensor more of them, so that about kLeastChecked values or all are checked, and at least kLeastRows rows or
 // all. The sample is spread over the tensor and the same in every run. How far it is from the whole depends on how much rows
 // differ: docs/weights.md has figures of a trained model. A wrong table, sign, shape or order of rows shows in every sample; the
 // worst row is the worst of those checked.
@@ -20,7 +20,7 @@ namespace tq {
 
 inline constexpr std::int64_t kLeastChecked = std::int64_t{1} << 15;
 inline constexpr std::int64_t kLeastRows = 16;
-inline constexpr std::int64_t kLeastShare = 32;  ///< 1/32
+inline constexpr std::int64_t kLeastShare = 64;  ///< 1/64
 
 /// Rows 0, share, 2 share, ... are checked.
 std::int64_t checked_share(const WeightItem& item);
@@ -65,7 +65,7 @@ class WeightCheck {
              const std::uint8_t* codes, const float* norms);
   /// Adds a later block of the same tensor, which may go on with the last row of this.
   void merge(const WeightCheck& later);
-  void clear() { *this = WeightCheck(); }
+  void clear();
   WeightStats result() const;
 
  private:
@@ -75,6 +75,13 @@ class WeightCheck {
     std::int64_t length;
     RowSums sums;
   };
+  /// Groups of the rows that are checked, one after the other, and what is made of them: kept from block to block.
+  struct Sample {
+    std::vector<std::byte> groups;
+    std::vector<std::uint8_t> codes;
+    std::vector<float> norms, x, x_hat;
+    std::vector<RowSums> sums;
+  };
   void add(const Row& row);
   void finish(const Row& row);
 
@@ -83,6 +90,7 @@ class WeightCheck {
   Moments moments_;
   std::int64_t worst_row_ = -1;
   double worst_cosine_ = 2;
+  Sample sample_;
 };
 
 }  // namespace tq

@@ -31,12 +31,12 @@ step forward env TQ_TEST_MODELS="$here/../prefill" "$binaries/gpu_forward"
 cat "$out/forward.log"
 step same-files python3 "$here/same_files.py" "$binaries/tq" "$here/../../docs/samples/smollm2-135m-instruct.safetensors" 1024
 cat "$out/same-files.log"
-step bench-raw "$binaries/tq" bench --device cuda --dim 64,128,256 --mb 512 --repeat 25 --quiet --json
+step bench-raw "$binaries/tq" bench --device cuda --dim 64,96,128,256 --mb 512 --repeat 25 --quiet --json
 step bench-weights "$binaries/tq" bench --device cuda --op encode --weights 14336x4096 --norm raw,corrected --repeat 25 --quiet --json
 step bench-unpack "$binaries/tq" bench --device cuda --op decode --weights 28672x8192 --repeat 25 --quiet --json
-step bench-plain "$binaries/tq" bench --device cuda --dim 96 --bits 3 --mb 64 --repeat 5 --quiet --json
+step bench-plain "$binaries/tq" bench --device cuda --dim 80 --bits 3 --mb 64 --repeat 5 --quiet --json
 step bench-search "$binaries/tq" bench --device cuda --op encode --dim 128 --bits 3 --effort 1,2,3 --mb 64 --repeat 5 --quiet --json
-step bench-norms "$binaries/tq" bench --device cuda --dim 128 --norm corrected,least-squares --mb 512 --repeat 25 --quiet --json
+step bench-norms "$binaries/tq" bench --device cuda --dim 96,128 --norm corrected,least-squares --mb 512 --repeat 25 --quiet --json
 small=("$binaries/tq" bench --device cuda --mb 1 --repeat 1 --quiet)
 if command -v compute-sanitizer > /dev/null; then
   step memcheck compute-sanitizer --tool memcheck --error-exitcode 9 "${small[@]}" --dim 64,96,128,256 --norm raw,corrected
@@ -44,7 +44,7 @@ if command -v compute-sanitizer > /dev/null; then
   step memcheck-weights compute-sanitizer --tool memcheck --error-exitcode 9 "${weights[@]}" --dim 64,128,256 --norm raw,corrected
   step memcheck-search compute-sanitizer --tool memcheck --error-exitcode 9 "${small[@]}" --op encode --dim 96,128 --bits 3 --effort 2
   step racecheck-weights compute-sanitizer --tool racecheck --error-exitcode 9 "${weights[@]}" --dim 64,128,256 --bits 3 --norm raw,corrected
-  step racecheck compute-sanitizer --tool racecheck --error-exitcode 9 "${small[@]}" --dim 64,128,256 --bits 3 --norm raw,least-squares
+  step racecheck compute-sanitizer --tool racecheck --error-exitcode 9 "${small[@]}" --dim 64,96,128,256 --bits 3 --norm raw,least-squares
 else
   echo "skipped compute-sanitizer: it is not installed"
 fi
