@@ -57,6 +57,11 @@ std::string describe_usage_error(const CLI::App& app, const CLI::ParseError& err
   if (app.get_subcommands().empty() && argc > 1) return std::string("unknown command '") + argv[1] + "'" + hint;
   const std::string what = error.what();
   const std::size_t name = what.find(": ") + 2;
+  if (dynamic_cast<const CLI::ValidationError*>(&error) != nullptr && what.find(' ', name) == std::string::npos) {
+    // A set of numbers refuses what is no number by repeating it.
+    const CLI::Option* option = app.get_subcommands().front()->get_option_no_throw(what.substr(0, name - 2));
+    if (option != nullptr) return what + ": it takes " + option->get_description() + hint;
+  }
   if (dynamic_cast<const CLI::ConversionError*>(&error) != nullptr && !app.get_subcommands().empty()) {
     const CLI::Option* option =
         app.get_subcommands().front()->get_option_no_throw(what.substr(name, what.find(" = ") - name));
@@ -103,6 +108,11 @@ int main(int argc, char** argv) {
   tq::cli::add_tokenize(app, command);
   tq::cli::add_size(app, command);
   tq::cli::add_bench(app, command);
+  for (CLI::App* sub : app.get_subcommands({})) {
+    if (CLI::Option* output = sub->get_option_no_throw("--output")) {
+      output->check([](const std::string& path) { return path.empty() ? "a path is missing" : ""; }, "");
+    }
+  }
   try {
     app.parse(read_arguments(argc, argv));
   } catch (const CLI::Success& success) {

@@ -213,6 +213,13 @@ class Usage(CliTest):
                 with self.subTest(args=args, path=path):
                     self.refused(USAGE, [], *args, "-o", path)
 
+    def test_every_command_refuses_an_empty_output(self):
+        for args in (["pack-kv", "missing"], ["unpack-kv", "missing"], ["pack-weights", "missing"], ["unpack-weights", "missing"],
+                     ["capture", "--model", "missing"], ["plan", "--kv", "missing", "--bytes-per-token", "100"], ["codebook", "--dim", "64"]):
+            for output in (["-o", ""], ["--output="]):
+                with self.subTest(args=args, output=output):
+                    self.refused(USAGE, ["--output: a path is missing"], *args, *output)
+
     def test_an_option_given_twice(self):
         self.refused(USAGE, ["--dim"], "codebook", "--dim", 128, "--dim", 64, "--bits", 3)
 
@@ -287,6 +294,8 @@ class Conversions(CliTest):
         for value in ("-1", "99999999999", "two"):
             self.refused(USAGE, ["--seed", value, "0..2^32-1"], "unpack-kv", "in", "-o", "out", "--layout", "ar-slot",
                          "--dim", 128, "--heads", 1, "--bits", 4, "--seed", value)
+        for value in ("x", "3.0", "3,"):
+            self.refused(USAGE, ["--bits", value, "2, 3 or 4"], "pack-weights", "in", "-o", "out", "--bits", value)
 
 
 if __name__ == "__main__":
