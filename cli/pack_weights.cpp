@@ -61,7 +61,11 @@ std::vector<std::string> collect_warnings(const WeightPlan& plan, const PackRun&
     padded += item.in_dim() % plan.options.group_size != 0 ? 1 : 0;
     fused += item.name().ends_with(".weight") ? 0 : 1;
   }
-  if (quantized == 0) warnings.emplace_back("no tensor is quantized: none is a large 2-D '...weight' or a 3-D stack of experts");
+  if (quantized == 0) {
+    warnings.emplace_back(plan.options.skip.empty() && !plan.options.skip_router
+                              ? "no tensor is quantized: none is a large 2-D '...weight' or a 3-D stack of experts"
+                              : "no tensor is quantized: what --skip and --skip-router leave holds no large 2-D '...weight' and no 3-D stack of experts");
+  }
   const auto count_names = [&](auto&& matches) {
     return std::count_if(plan.items.begin(), plan.items.end(), [&](const WeightItem& item) { return matches(item.name()); });
   };
@@ -109,10 +113,6 @@ void add_strangers(const std::string& output, WeightsReport& report) {
   for (std::string& name : names) name = printable_name(name);
   report.warnings.push_back(fmt::format("{}: holds {} that this model did not bring: {}{}", output, count == 1 ? "a file" : fmt::format("{} files", count),
                                         fmt::join(names, ", "), count > kMostNames ? ", ..." : ""));
-}
-
-bool gates_earlier_tensors(const Options& options, const PackWeightsResult& result) {
-  return result.resumed > 0 && (options.gates.max_rel_mse || options.gates.max_rel_mse_ratio);
 }
 
 ExitCode print_dry_run(const Options& options, const WeightsReport& report, const std::string& summary) {
@@ -167,7 +167,13 @@ ExitCode run(const Options& options) {
   const int part = parse_part(options.shard, weights);
   check_weight_options(weights);
   require_utf8("MODEL_DIR", options.model);
-  for (const std::string& pattern : weights.sensitive_patterns) require_utf8("--sensitive-pattern", pattern);
+  for (const std::string& pattern : weights.sensitive_patterns) {
+    require_utf8("--sensitive-pattern", pattern);
+    if (pattern.empty()) throw UsageError("--sensitive-pattern: is empty, and would match every name");
+  }
+  for (const std::string& pattern : weights.skip) {
+    if (pattern.empty()) throw UsageError("--skip: is empty, and would match every name");
+  }
 
   const std::string source_dir = find_model_dir(options.model);
   const Checkpoint source = Checkpoint::open(source_dir);
@@ -197,9 +203,6 @@ ExitCode run(const Options& options) {
   report.result = &result;
   if (std::string losses = describe_f16_losses(plan, result.records); !losses.empty()) report.warnings.push_back(std::move(losses));
   if (result.is_complete) add_strangers(options.output, report);
-  if (gates_earlier_tensors(options, result)) {
-    report.warnings.emplace_back("the gates judge a sample of the tensors that an earlier run finished; 'tq verify --weights' measures all");
-  }
   report.gates = judge_weights(plan, result.records, options.gates);
   if (options.json) {
     fmt::print("{}\n", weights_json(report).dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
@@ -208,6 +211,10 @@ ExitCode run(const Options& options) {
   }
   for (const std::string& file : result.lost) {
     say(options.quiet, fmt::format("{}: was gone; what the earlier run had finished of it was packed again", file));
+  }
+  if (result.sampled > 0) {
+    say(options.quiet, fmt::format("{} tensors were packed again: an earlier run had checked a sample of their rows, and the gates judge all",
+                                   result.sampled));
   }
   if (result.resumed > 0) say(options.quiet, fmt::format("{} tensors were finished before", result.resumed));
   say(options.quiet, fmt::format("{}: {}; read {}, wrote {} in {} ({}, {} threads)", options.output, summary,

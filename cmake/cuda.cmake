@@ -60,7 +60,8 @@ if(TQ_HAVE_CUDA)
   set(CMAKE_CUDA_FLAGS_RELEASE "-O3 -DNDEBUG")
   add_library(tq_cuda OBJECT
     kernels/encode.cu kernels/encode_tile.cu kernels/encode_tile_64.cu kernels/encode_tile_128.cu kernels/encode_tile_256.cu
-    kernels/encode_lane_row.cu kernels/search.cu kernels/decode.cu kernels/decode_tile.cu kernels/decode_lane_row.cu kernels/qjl.cu kernels/compare.cu kernels/forward.cu
+    kernels/encode_lane_row.cu kernels/search.cu kernels/decode.cu kernels/decode_tile.cu kernels/decode_lane_row.cu
+    kernels/qjl.cu kernels/compare.cu kernels/forward.cu
     kernels/attention_stats.cu)
   target_include_directories(tq_cuda PRIVATE ${CMAKE_SOURCE_DIR})
   target_compile_definitions(tq_cuda PRIVATE TQ_TARGET=cuda)

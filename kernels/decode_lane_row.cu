@@ -68,7 +68,7 @@ __device__ __forceinline__ void write_row(DType dtype, const LaneRow& x, float s
   }
 }
 
-/// 32 rows from shared memory, where rows are `pitch` units of 16 bytes apart, to device memory, where they are contiguous.
+/// 32 rows of kUnits times 16 bytes from shared memory, where each lies 16 bytes beyond the end of the one before, to device memory, where they are contiguous.
 template <int kUnits>
 __device__ __forceinline__ void write_tile(const uint4* from, uint4* to, int lane) {
 #pragma unroll

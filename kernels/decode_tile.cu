@@ -70,7 +70,7 @@ class ChunkCodes {
   std::uint32_t words_[4][K::kBits == 3 ? 2 : 1] = {};
 };
 
-/// Two floats of the table of pairs; `place` is a pair's number times 128, plus this lane's copy.
+/// Two floats of the table of pairs; `address` is a pair's number times 128, plus that of this lane's copy.
 __device__ __forceinline__ float2 load_pair(std::uint32_t address) {
   float2 pair;
   asm("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(pair.x), "=f"(pair.y) : "r"(address));

@@ -295,12 +295,26 @@ bool has_tiles(const math::RotationView& rotation, int bits, const void* rows, c
          bits <= 4 && aligned(rows) && aligned(codes);
 }
 
+namespace {
+
+/// Lets blocks of a kernel have that much dynamic shared memory. What a kernel may have is one number for all threads of the process,
+/// and one kernel serves types of 2 and 4 bytes: it must never become less while another thread is about to start it.
+void grant_shared_memory(const void* kernel, int bytes) {
+  static std::mutex mutex;
+  const std::lock_guard lock(mutex);
+  cudaFuncAttributes now;
+  check_cuda(cudaFuncGetAttributes(&now, kernel), "asking for shared memory");
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, std::max(now.maxDynamicSharedSizeBytes, bytes)),
+             "asking for shared memory");
+}
+
+}  // namespace
+
 int resident_blocks(const void* kernel, int threads, int shared_bytes) {
   int device = 0, processors = 0, blocks = 0;
   check_cuda(cudaGetDevice(&device), "asking for the device");
   check_cuda(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device), "counting multiprocessors");
-  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
-             "asking for shared memory");
+  grant_shared_memory(kernel, shared_bytes);
   check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads,
                                                            static_cast<std::size_t>(shared_bytes)),
              "asking how many blocks fit");

@@ -5,7 +5,7 @@
 // Codes are found by bins (gpu_bins.h). What these do not serve, the launcher leaves to the plain kernel. Rows that are not finite, or
 // whose squares leave float32's range, or that cannot be divided in the fast way, are coded by a call in the kernel: their tile is.
 //
-// Included by encode_tile_64.cu, _128.cu and _256.cu, so that they compile side by side.
+// Included by encode_tile_64.cu, _128.cu and _256.cu, so that they compile side by side, and by encode_lane_row.cu for its helpers.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -35,7 +35,7 @@ struct EncodeKind {
   static constexpr bool kBf16 = Bf16;
 };
 
-/// Below this, dividing by a multiplication and a remainder may be off (lib/math/norm.h): divides_as_usual's limit. Half of it would do,
+/// Below this, dividing by a multiplication and a remainder may be off (lib/math/norm.h): divides_quickly()'s limit. Half of it would do,
 /// for rows are shorter than 2^63 here.
 inline constexpr float kLeastDividend = 0x1p-62f;
 
@@ -106,7 +106,7 @@ __device__ __forceinline__ float sum_chunk(const float (&x)[8]) {
   return (pairs[0] + pairs[1]) + (pairs[2] + pairs[3]);
 }
 
-/// x := x / length with the correctly rounded reciprocal: divide_row()'s fast way.
+/// x := x / length with the correctly rounded reciprocal: lib/math's QuickDivision.
 __device__ __forceinline__ void divide_chunk(float (&x)[8], float length, float reciprocal) {
 #pragma unroll
   for (int i = 0; i < 8; ++i) {

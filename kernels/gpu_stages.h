@@ -1,5 +1,5 @@
 // A warp's buffers in shared memory, one or two, filled from device memory while the warp works on something else. From compute capability
-// 9.0 one lane starts one bulk copy, whose bytes a barrier counts; before, every lane copies 16 bytes at a time. Included by .cu
+// 9.0 bulk copies bring them, whose bytes a barrier counts; before, every lane copies 16 bytes at a time. Included by .cu
 // files only.
 #pragma once
 
@@ -17,7 +17,7 @@ __device__ __forceinline__ std::uint32_t shared_address(const void* at) {
 template <int Buffers>
 class TileStages {
  public:
-  /// buffers: `stage_bytes` each, at a multiple of 16. barriers: as many. A block barrier must follow before start().
+  /// buffers: `stage_bytes` each, at a multiple of 16. barriers: as many. A block barrier must follow before wait().
   __device__ TileStages(std::uint8_t* buffers, [[maybe_unused]] std::uint64_t* barriers, int stage_bytes, int lane)
       : buffers_(buffers), stage_bytes_(stage_bytes), lane_(lane) {
 #if __CUDA_ARCH__ >= 900

@@ -58,34 +58,39 @@ int compare_sums(const Backend& reference, const Backend& tested) {
 
 /// Threads that encode and decode with different codecs at once, again and again. Returns the calls that differ.
 int call_at_once(const Backend& reference, const Backend& tested) {
-  constexpr int kThreads = 12;
+  constexpr int kThreads = 24;
   constexpr std::int64_t kRounds = 60;
   struct Work {
     Codec codec;
+    DType dtype;
     std::int64_t count;
-    std::vector<std::uint8_t> rows, codes;
-    std::vector<float> norms, decoded;
+    std::vector<std::uint8_t> rows, codes, decoded;
+    std::vector<float> norms;
   };
   std::vector<Work> all;
   for (int i = 0; i < kThreads; ++i) {
-    const int dim = i % 3 == 0 ? 64 : i % 3 == 1 ? 128 : 80;
+    // Types that share a kernel and differ in the shared memory that they ask for meet, at dims of every kind of kernel.
+    constexpr int kDims[] = {64, 128, 80, 96};
+    constexpr DType kTypes[] = {DType::kBf16, DType::kF32, DType::kF16};
+    const int dim = kDims[i % 4];
+    const DType dtype = kTypes[i / 4 % 3];
     const auto seed = static_cast<std::uint32_t>(i);
-    Work work{Codec(default_scheme(2 + i % 3, dim, RotationKind::kRht2, seed)), 1000 + 137 * i, {}, {}, {}, {}};
-    work.rows = make_rows(DType::kBf16, work.count * dim, seed);
+    Work work{Codec(default_scheme(3, dim, RotationKind::kRht2, seed)), dtype, 1000 + 137 * i, {}, {}, {}, {}};
+    work.rows = make_rows(dtype, work.count * dim, seed);
     work.codes.resize(static_cast<std::size_t>(work.count * work.codec.scheme().code_bytes()));
     work.norms.resize(static_cast<std::size_t>(work.count));
-    work.decoded.resize(static_cast<std::size_t>(work.count * dim));
-    reference.encode(work.codec, DType::kBf16, work.rows.data(), work.count, work.codes.data(), work.norms.data());
-    reference.decode(work.codec, work.codes.data(), work.norms.data(), work.count, DType::kF32, work.decoded.data());
+    work.decoded.resize(static_cast<std::size_t>(work.count * dim) * size_of(dtype));
+    reference.encode(work.codec, dtype, work.rows.data(), work.count, work.codes.data(), work.norms.data());
+    reference.decode(work.codec, work.codes.data(), work.norms.data(), work.count, dtype, work.decoded.data());
     all.push_back(std::move(work));
   }
   std::atomic<int> different = 0;
   parallel_for(kThreads, kThreads * kRounds, [&](std::int64_t piece) {
     const Work& work = all[static_cast<std::size_t>(piece % kThreads)];
-    std::vector<std::uint8_t> codes(work.codes.size());
-    std::vector<float> norms(work.norms.size()), decoded(work.decoded.size());
-    tested.encode(work.codec, DType::kBf16, work.rows.data(), work.count, codes.data(), norms.data());
-    tested.decode(work.codec, work.codes.data(), work.norms.data(), work.count, DType::kF32, decoded.data());
+    std::vector<std::uint8_t> codes(work.codes.size()), decoded(work.decoded.size());
+    std::vector<float> norms(work.norms.size());
+    tested.encode(work.codec, work.dtype, work.rows.data(), work.count, codes.data(), norms.data());
+    tested.decode(work.codec, work.codes.data(), work.norms.data(), work.count, work.dtype, decoded.data());
     const bool same = codes == work.codes && norms == work.norms && decoded == work.decoded;
     if (!same) ++different;
   });

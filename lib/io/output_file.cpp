@@ -30,7 +30,7 @@ void OutputFile::reserve(std::uint64_t bytes) {
   if (result != 0 && is_unsupported(errno)) result = ::ftruncate(fd_.get(), length);
   if (result != 0) {
     throw Error(
-        fmt::format("{}: there is no room for {} bytes: {}", path_, bytes, describe_errno(errno)));
+        fmt::format("{}: there is no room for {} bytes: {}; free as many or choose another place", path_, bytes, describe_errno(errno)));
   }
 }
 

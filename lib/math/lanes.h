@@ -173,7 +173,7 @@ TQ_HD V absolute(V x) {
 
 /// Vector registers of the machine, where that matters.
 template <class V>
-inline constexpr int kRegisters =
+inline constexpr int kMachineRegisters =
 #if defined(__AVX512F__)
     kLanes<V> == 16 ? 32 :
 #endif

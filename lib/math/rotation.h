@@ -3,6 +3,8 @@
 // Nothing is normalized here: the caller multiplies once, by `scale` (1/sqrt(dim) for H) together with the row's norm.
 #pragma once
 
+#include <type_traits>
+
 #include "lib/math/norm.h"
 
 namespace tq::math {
@@ -84,7 +86,7 @@ TQ_HD void butterfly_pass(V* x, int dim, Stride stride, Source source) {
 /// All levels of blocks of 2^Levels values in the fewest passes that the registers allow: four levels have 16 values in flight.
 template <int Levels, int Stride = 1, class V, class Source>
 TQ_HD void transform_fixed(V* x, int dim, Source source) {
-  constexpr int kMost = kRegisters<V> >= 32 ? 4 : 3;
+  constexpr int kMost = kMachineRegisters<V> >= 32 ? 4 : 3;
   constexpr int kHere = Levels / ((Levels + kMost - 1) / kMost);
   butterfly_pass<kHere>(x, dim, std::integral_constant<int, Stride>(), source);
   if constexpr (Levels > kHere) transform_fixed<Levels - kHere, (Stride << kHere)>(x, dim, Stored<V>{x});

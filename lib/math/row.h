@@ -2,6 +2,8 @@
 // together. Backends schedule these over rows and do no arithmetic of their own.
 #pragma once
 
+#include <type_traits>
+
 #include "lib/math/convert.h"
 #include "lib/math/lookup.h"
 #include "lib/math/norm.h"

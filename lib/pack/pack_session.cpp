@@ -178,6 +178,18 @@ std::vector<std::string> PackSession::forget_lost(const WeightPlan& plan) {
   return files;
 }
 
+std::int64_t PackSession::forget_sampled(const WeightPlan& plan) {
+  std::vector<std::string> lines;
+  for (std::size_t i = 0; i < plan.items.size(); ++i) {
+    const WeightItem& item = plan.items[i];
+    if (!records[i] || !item.is_quantized() || records[i]->stats.rows_checked * item.groups == item.lines()) continue;
+    records[i].reset();
+    lines.push_back(format_loss(item));
+  }
+  if (!lines.empty()) journal.append(lines);
+  return std::ssize(lines);
+}
+
 void PackSession::discard(const WeightPlan& plan) {
   for (const WeightShard& shard : plan.shards) {
     if (shard.part == run.part) StagedFile::remove(join_path(dir, shard.name));

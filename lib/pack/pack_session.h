@@ -31,6 +31,10 @@ struct PackSession {
   /// Takes back, in the journal too, the records of tensors whose file is gone or is not of its size. Returns the files.
   std::vector<std::string> forget_lost(const WeightPlan& plan);
 
+  /// The same for tensors of which a sample of the rows was checked: where every row is to be judged they are packed again. Returns
+  /// how many there are.
+  std::int64_t forget_sampled(const WeightPlan& plan);
+
   /// Deletes what the run, or one that was given up for it, has written: there is nothing that could be continued. An earlier
   /// result stays, and so do other parts.
   void discard(const WeightPlan& plan);

@@ -98,6 +98,7 @@ PackWeightsResult pack_weights(const Checkpoint& source, const WeightPlan& plan,
   }
   // From here on nobody else is at work on this part.
   result.lost = session->forget_lost(plan);
+  if (options.check_all) result.sampled = session->forget_sampled(plan);
   result.resumed = std::count_if(session->records.begin(), session->records.end(), [](const auto& r) { return r.has_value(); });
   const Stopwatch checking;
   check_finished(dir, plan, session->records, options.threads, options.check_progress);

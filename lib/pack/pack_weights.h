@@ -25,6 +25,7 @@ inline constexpr int kMostPackThreads = 256;
 struct PackWeightsResult {
   WeightRecords records;            ///< of the plan's items; of other parts: nothing
   std::int64_t resumed = 0;         ///< tensors that an earlier run had finished
+  std::int64_t sampled = 0;         ///< tensors that an earlier run had finished and of which not all rows were checked: packed again
   std::vector<std::string> lost;    ///< files that an earlier run had begun and that were gone: they were packed again
   std::uint64_t bytes_read = 0;     ///< of tensors, by this run
   std::uint64_t bytes_written = 0;  ///< of tensors, by this run

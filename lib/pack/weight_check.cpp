@@ -17,12 +17,22 @@ struct Run {
   std::int64_t length;  ///< values, without padding
 };
 
+/// The row that is checked of rows share * stratum, ..., + share - 1: any of them, but the same in every run, so that no structure with
+/// a period hides from the sample (splitmix64 of the number).
+std::int64_t checked_row(std::int64_t stratum, std::int64_t share) {
+  auto z = (static_cast<std::uint64_t>(stratum) + 1) * 0x9e3779b97f4a7c15u;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+  return share * stratum + static_cast<std::int64_t>((z ^ (z >> 31)) % static_cast<std::uint64_t>(share));
+}
+
 std::vector<Run> choose_runs(const WeightItem& item, const WeightBlock& block, std::int64_t share) {
   std::vector<Run> runs;
   const std::int64_t group_size = item.codec->scheme().dim;
   const std::int64_t end = block.first + block.count;
-  const std::int64_t first_row = (block.first / item.groups + share - 1) / share * share;
-  for (std::int64_t row = first_row; row * item.groups < end; row += share) {
+  for (std::int64_t stratum = block.first / item.groups / share; stratum * share * item.groups < end; ++stratum) {
+    const std::int64_t row = checked_row(stratum, share);
+    if ((row + 1) * item.groups <= block.first || row * item.groups >= end) continue;
     const std::int64_t from = std::max(block.first, row * item.groups);
     const std::int64_t to = std::min(end, (row + 1) * item.groups);
     const std::int64_t values = std::min((to - row * item.groups) * group_size, item.in_dim()) - (from - row * item.groups) * group_size;

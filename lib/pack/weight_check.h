@@ -1,7 +1,7 @@
 // What packing cost, measured on what was written: codes and norms are decoded again and compared with the source.
 //
-// Decoding and comparing every value would take longer than encoding it, so unless a gate asks for all a sample is checked: every
-// 64th row, of a small tensor more of them, so that about kLeastChecked values or all are checked, and at least kLeastRows rows or
+// Decoding and comparing every value would take longer than encoding it, so unless a gate asks for all a sample is checked: one
+// row of 64, of a small tensor more of them, so that about kLeastChecked values or all are checked, and at least kLeastRows rows or
 // all. The sample is spread over the tensor and the same in every run. How far it is from the whole depends on how much rows
 // differ: docs/weights.md has figures of a trained model. A wrong table, sign, shape or order of rows shows in every sample; the
 // worst row is the worst of those checked.
@@ -22,7 +22,7 @@ inline constexpr std::int64_t kLeastChecked = std::int64_t{1} << 15;
 inline constexpr std::int64_t kLeastRows = 16;
 inline constexpr std::int64_t kLeastShare = 64;  ///< 1/64
 
-/// Rows 0, share, 2 share, ... are checked.
+/// One row of every `share` is checked.
 std::int64_t checked_share(const WeightItem& item);
 
 /// What was measured of a tensor.
@@ -59,8 +59,8 @@ struct WeightBlock {
 /// Sums of one block, or of many.
 class WeightCheck {
  public:
-  /// `groups` [count][group_size] in the source's type, as they were encoded into codes and norms: decodes those of rows 0,
-  /// share, 2 share, ... of the tensor and compares.
+  /// `groups` [count][group_size] in the source's type, as they were encoded into codes and norms: decodes those of one
+  /// row of every `share` of the tensor and compares.
   void check(const Backend& backend, const WeightItem& item, const WeightBlock& block, std::int64_t share, const std::byte* groups,
              const std::uint8_t* codes, const float* norms);
   /// Adds a later block of the same tensor, which may go on with the last row of this.

@@ -1,4 +1,5 @@
 """tq pack-weights --resume: ended at any point, the run goes on to the same bytes; anything that changed is refused by name."""
+import json
 import os
 import random
 import resource
@@ -9,7 +10,7 @@ import time
 import unittest
 
 import helpers
-from helpers import COULD_NOT
+from helpers import COULD_NOT, tensor
 from weights_helpers import WeightsTest
 
 KILLED = -signal.SIGKILL
@@ -66,6 +67,23 @@ class Resume(WeightsTest):
             subprocess.run([helpers.TQ, "pack-weights", self.source, "-o", self.path("out"), *OPTIONS, "--resume"],
                            env={**os.environ, "TQ_TEST_KILL_AT": "tensors-recorded:1"}, capture_output=True, timeout=60)
         self.check_resumed()
+
+    def test_gates_judge_all_rows_of_what_an_earlier_run_finished(self):
+        model = self.model("tall", {"model.layers.0.mlp.up_proj.weight": tensor([1024, 128], 3), "model.layers.1.mlp.up_proj.weight": tensor([1024, 128], 4)})
+        whole = self.pack_json(model, "--max-rel-mse", 1, out="tall-whole")
+        for earlier, again in ((["--max-rel-mse", "1"], 0), ([], 1)):
+            with self.subTest(earlier=earlier):
+                self.remove("tall-out")
+                subprocess.run([helpers.TQ, "pack-weights", model, "-o", self.path("tall-out"), "--threads", "1", *earlier],
+                               env={**os.environ, "TQ_TEST_KILL_AT": "tensors-recorded:1"}, capture_output=True, timeout=60)
+                done = self.tq("pack-weights", model, "-o", "tall-out", "--resume", "--max-rel-mse", 1, "--json")
+                report = json.loads(done.stdout)
+                self.assertEqual("were packed again: an earlier run had checked a sample" in done.stderr, again == 1, done.stderr)
+                self.assertEqual(report["tensors"], whole["tensors"])
+                self.assertEqual(report["gates"], whole["gates"])
+                self.assertEqual([t["rows_checked"] for t in report["tensors"]], [1024, 1024])
+                self.assertEqual(report["warnings"], whole["warnings"])
+                self.assertEqual(self.tree("tall-out"), self.tree("tall-whole"))
 
     def test_killed_at_random_moments(self):
         generator = random.Random(5)

@@ -64,6 +64,16 @@ class Warnings(WeightsTest):
 
 
 class NothingMeasured(WeightsTest):
+    def test_why_nothing_is_quantized(self):
+        norms = self.model("norms", tensors={"model.norm.weight": tensor([64], 1)})
+        self.assertIn("none is a large 2-D", self.pack(norms, out="n").stderr)
+        self.assertIn("what --skip and --skip-router leave", self.pack(self.model(), "--skip", ".", out="s").stderr)
+
+    def test_an_empty_pattern_is_refused(self):
+        for option in (["--skip", ""], ["--sensitive-bits", "4", "--sensitive-pattern", ""]):
+            self.refused(USAGE, ["is empty"], "pack-weights", self.model(), "-o", "e", *option)
+            self.assertFalse(os.path.exists(self.path("e")))
+
     def test_gates_and_verify_need_a_quantized_tensor(self):
         model = self.model(tensors={"model.norm.weight": tensor([64], 1)})
         done = self.pack(model, "--max-rel-mse", 1, out="a", code=GATE_FAILED)

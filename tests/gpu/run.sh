@@ -5,7 +5,7 @@
 #   tests/gpu/run.sh FOLDER_OF_BINARIES OUT
 #
 # FOLDER_OF_BINARIES holds tq, gpu_parity, gpu_calls and gpu_forward, built here or elsewhere with -DTQ_CUDA=ON; results go to the
-# folder OUT. Takes about five minutes. Ends with 0 only if every step passed.
+# folder OUT. Takes about six minutes. Ends with 0 only if every step passed.
 set -uo pipefail
 binaries=$(cd "$1" && pwd)
 here=$(cd "$(dirname "$0")" && pwd)
@@ -39,12 +39,16 @@ step bench-search "$binaries/tq" bench --device cuda --op encode --dim 128 --bit
 step bench-norms "$binaries/tq" bench --device cuda --dim 96,128 --norm corrected,least-squares --mb 512 --repeat 25 --quiet --json
 small=("$binaries/tq" bench --device cuda --mb 1 --repeat 1 --quiet)
 if command -v compute-sanitizer > /dev/null; then
-  step memcheck compute-sanitizer --tool memcheck --error-exitcode 9 "${small[@]}" --dim 64,96,128,256 --norm raw,corrected
+  step memcheck compute-sanitizer --tool memcheck --error-exitcode 9 "${small[@]}" --dim 64,96,128,256 --norm raw,corrected,least-squares
   weights=("${small[@]}" --weights 64x4096 --op encode)
   step memcheck-weights compute-sanitizer --tool memcheck --error-exitcode 9 "${weights[@]}" --dim 64,128,256 --norm raw,corrected
   step memcheck-search compute-sanitizer --tool memcheck --error-exitcode 9 "${small[@]}" --op encode --dim 96,128 --bits 3 --effort 2
+  types=("$binaries/gpu_parity" 0 "dim  128 rht2     bits 1-8 F32" "dim   96 rht2     bits 1-8 F32")  # F32 and F16, which bench has not
+  step memcheck-types compute-sanitizer --tool memcheck --error-exitcode 9 "${types[@]}"
+  step racecheck-types compute-sanitizer --tool racecheck --error-exitcode 9 "${types[@]}"
+  step racecheck-search compute-sanitizer --tool racecheck --error-exitcode 9 "${small[@]}" --op encode --dim 96,128 --bits 3 --effort 2
   step racecheck-weights compute-sanitizer --tool racecheck --error-exitcode 9 "${weights[@]}" --dim 64,128,256 --bits 3 --norm raw,corrected
-  step racecheck compute-sanitizer --tool racecheck --error-exitcode 9 "${small[@]}" --dim 64,96,128,256 --bits 3 --norm raw,least-squares
+  step racecheck compute-sanitizer --tool racecheck --error-exitcode 9 "${small[@]}" --dim 64,96,128,256 --bits 3 --norm raw,corrected,least-squares
 else
   echo "skipped compute-sanitizer: it is not installed"
 fi
