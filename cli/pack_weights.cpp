@@ -266,7 +266,7 @@ void declare_what(CLI::App& sub, Options& o) {
   sub.add_flag("--skip-router", o.weights.skip_router, "keep the routers of mixtures of experts")->group("What");
   sub.add_option("--keep-dtype", o.keep_dtype, "type of floating-point tensors that are kept: same, or f16 (as the published converter)")
       ->check(CLI::IsMember({"same", "f16"}))->group("What");
-  sub.add_option("--max-shard-size", o.max_shard_size, "most bytes of tensors in a file: a number with KB, MB, GB (decimal), KiB, MiB or GiB")->group("What");
+  sub.add_option("--max-shard-size", o.max_shard_size, "most bytes of tensors in a file: a number with B, KB, MB, GB, TB (decimal), KiB, MiB, GiB or TiB")->group("What");
   sub.add_option("--effort", o.weights.effort, "how hard to look for codes: 0 takes the nearest level, as the published converter; 1..3 search the scale of each group, for less error in the same bytes")
       ->check(CLI::Range(0, 3))->group("What");
 }

@@ -41,6 +41,26 @@ class Shards(WeightsTest):
             file.write(bytes([before[name][-1] ^ 1]))
         self.refused(COULD_NOT, [name, "XXH64"], "merge-shards", "out")
 
+    def test_the_slurm_script_packs_a_model_with_the_tasks_of_an_array(self):
+        script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "docs", "pack-weights.sbatch")
+        os.mkdir(self.path("bin"))
+        for name, text in (("srun", 'exec "$@"'), ("tq", f"exec '{helpers.TQ}' \"$@\"")):  # what a node of a cluster has
+            with open(self.path("bin/" + name), "w") as file:
+                file.write(f"#!/bin/sh\n{text}\n")
+            os.chmod(self.path("bin/" + name), 0o755)
+        env = {**os.environ, "PATH": self.path("bin") + os.pathsep + os.environ["PATH"], "SLURM_ARRAY_TASK_COUNT": "3", "SLURM_CPUS_PER_TASK": "2"}
+        args = ["bash", script, self.source, self.path("out"), "--bits", "4"]
+        first = subprocess.run(args, env={**env, "SLURM_ARRAY_TASK_ID": "1", "TQ_TEST_KILL_AT": "tensors-recorded:1"}, timeout=60)
+        self.assertNotEqual(first.returncode, 0)  # killed, and queued again below
+        tasks = [subprocess.Popen(args, env={**env, "SLURM_ARRAY_TASK_ID": str(k)}, stdout=subprocess.DEVNULL) for k in (1, 2, 3)]
+        self.assertEqual([task.wait(timeout=60) for task in tasks], [0] * 3)
+        self.tq("merge-shards", "out")
+        self.pack(self.source, "--bits", 4, out="whole")
+        self.assertEqual(self.tensors("out"), self.tensors("whole"))
+        alone = subprocess.run(args, env=env, capture_output=True, text=True, timeout=60)
+        self.assertIn("sbatch --array=1-N", alone.stderr)
+        self.assertNotEqual(alone.returncode, 0)
+
     def test_what_is_neither_parts_nor_a_whole_cannot_be_merged(self):
         os.mkdir(self.path("empty"))
         self.refused(COULD_NOT, "holds no parts", "merge-shards", "empty")
