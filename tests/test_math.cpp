@@ -1,6 +1,9 @@
 // lib/math: conversions, packing, norms, and the golden bytes of the published systems.
 #include <doctest/doctest.h>
 
+#include <limits>
+#include <random>
+
 #include "lib/error.h"
 #include "lib/math/convert.h"
 #include "lib/math/row.h"
@@ -94,6 +97,39 @@ TEST_CASE("a sum is a pairwise tree, an odd last term moves up") {
   for (int i = 0; i < 24; ++i) x[i] = static_cast<float>(i + 1);
   CHECK(math::sum_squares(x, 24, scratch) == 4900.0f);
   CHECK(math::sum_squares(x, 9, scratch) == 285.0f);
+}
+
+TEST_CASE("a quotient in two operations is the division's, for all BF16 values and all lengths but the two that are named") {
+  std::int64_t named = 0, off = 0;
+  for (std::int32_t mantissa = 0; mantissa < 1 << 23; ++mantissa) {
+    const float length = 1.0f + std::ldexp(static_cast<float>(mantissa), -23);
+    const math::BriefDivision<float> by(length, 1.0f / length);
+    bool exact = true;
+    for (int x = 128; x < 256; ++x) exact &= by(static_cast<float>(x)) == static_cast<float>(x) / length;
+    const bool trusted = math::divides_briefly(length) != 0;
+    named += trusted ? 0 : 1;
+    off += exact == trusted ? 0 : 1;  // those that are named must be off: a list that only grows would pass else
+  }
+  CHECK(named == 2);
+  CHECK(off == 0);
+}
+
+TEST_CASE("a quotient in two operations does not depend on powers of two, down to the smallest value and length") {
+  std::mt19937 random(20261122);
+  std::int64_t off = 0, trusted = 0;
+  for (int i = 0; i < 1'000'000; ++i) {
+    const float length = std::ldexp(1.0f + std::ldexp(static_cast<float>(random() >> 9), -23),
+                                    static_cast<int>(random() % 56) - 40);
+    const float x = math::float_from_bf16(static_cast<std::int32_t>((65 + random() % 127) << 7 | random() % 128));
+    if (math::divides_briefly(length) == 0) continue;
+    ++trusted;
+    off += math::BriefDivision<float>(length, 1.0f / length)(x) == x / length ? 0 : 1;
+  }
+  CHECK(off == 0);
+  CHECK(trusted > 990'000);
+  for (const float outside : {0x1p-40f, 0x1p-60f, 0.0f, 0x1p16f, 0x1p60f, std::numeric_limits<float>::infinity()}) {
+    CHECK(math::divides_briefly(outside) == 0);
+  }
 }
 
 TEST_CASE("ties go to the lower code") {

@@ -119,6 +119,15 @@ TQ_HD I mask_greater_int(I a, I b) {
   }
 }
 
+template <class I>
+TQ_HD I mask_equal_int(I a, I b) {
+  if constexpr (kLanes<I> == 1) {
+    return a == b ? -1 : 0;
+  } else {
+    return a == b;
+  }
+}
+
 /// a in the lanes where the mask is set, else b.
 template <class V>
 TQ_HD V select(IntOf<V> mask, V a, V b) {
@@ -236,10 +245,11 @@ inline constexpr bool kCanFuse =
 #endif
     false;
 
-/// a * b + c, rounded once.
+/// a * b + c, rounded once. One value may be slow on a CPU.
 template <class V>
 TQ_HD V fused_multiply_add([[maybe_unused]] V a, [[maybe_unused]] V b, [[maybe_unused]] V c) {
-  static_assert(kCanFuse<V>);
+  static_assert(kCanFuse<V> || kLanes<V> == 1);
+  if constexpr (kLanes<V> == 1) return __builtin_fmaf(a, b, c);
 #if defined(__AVX512F__)
   if constexpr (kLanes<V> == 16) {
     return bits_as<V>(_mm512_fmadd_ps(bits_as<__m512>(a), bits_as<__m512>(b), bits_as<__m512>(c)));

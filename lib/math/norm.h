@@ -117,6 +117,33 @@ struct QuickDivision {
   }
 };
 
+/// x / length of values with at most 8 significant bits, such as BF16's, in two operations where divides_briefly() and the machine has a
+/// fused multiply-add. With 1 / length = high + low to 48 bits, the sum is rounded once and is off by 2^-48 of itself before; a quotient of
+/// 8 by 24 bits comes that near to the middle of two floats for two lengths only.
+template <class V>
+struct BriefDivision {
+  V high;
+  V low;
+
+  /// reciprocal: 1 / length, correctly rounded
+  TQ_HD BriefDivision(V length, V reciprocal) : high(reciprocal) {
+    const V rest = fused_multiply_add(-high, length, splat<V>(1.0f));  // exact
+    const V first = rest * high;
+    low = fused_multiply_add(fused_multiply_add(-first, length, rest), high, first);
+  }
+  TQ_HD V operator()(V x) const { return fused_multiply_add(x, high, x * low); }
+};
+
+/// Set where BriefDivision is exact: no value but 0 is below 2^-62 in magnitude, length is in [2^-40, 2^16) and none of the two times a
+/// power of two (tests/test_norm.cpp tries them all).
+template <class V>
+TQ_HD IntOf<V> divides_briefly(V length) {
+  using I = IntOf<V>;
+  const I mantissa = bits_as<I>(length) & 0x7fffff;
+  const I off = mask_equal_int(mantissa, splat_int<I>(0x50ab43)) | mask_equal_int(mantissa, splat_int<I>(0x792863));
+  return ~off & mask_greater(length, splat<V>(0x1p-40f)) & mask_greater(splat<V>(0x1p16f), length);
+}
+
 /// Whether QuickDivision is exact: no value but 0 is below 2^-62 in magnitude, and length is in [2^-40, 2^64).
 template <class V>
 TQ_HD bool divides_quickly(const V* x, int dim, V length) {
