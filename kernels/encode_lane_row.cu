@@ -1,8 +1,13 @@
 // Encode on the GPU, fast, one row a lane (gpu_lane_row.h): rows of 96 elements under H_12, 2, 3 and 4 bits. Rows come in a
 // tile ahead (gpu_stages.h), codes are found by bins (gpu_bins.h) and leave through shared memory, 16 bytes a lane. A tile with a row
 // that is not finite or out of range, the last rows of a launch, and all rows of another H_12 are coded by the plain code.
-#include "kernels/gpu_encode_tile.h"
+#include <cuda_fp16.h>
+
+#include "kernels/cuda_check.h"
+#include "kernels/gpu_bins.h"
+#include "kernels/gpu_encode_tile_dims.h"
 #include "kernels/gpu_lane_row.h"
+#include "kernels/gpu_stages.h"
 
 namespace tq::cuda {
 namespace {
@@ -12,24 +17,54 @@ template <int Bits, NormMode Mode, bool Bf16>
 struct LaneKind {
   static constexpr int kBits = Bits;
   static constexpr NormMode kMode = Mode;
-  static constexpr bool kDivideFirst = false;  ///< groups of native TQ3 are of other sizes
   static constexpr bool kBf16 = Bf16;
   static constexpr int kWords = 3 * Bits;  ///< of a row's codes
 };
 
 // ---- Helpers.
 
+/// A chunk of a row, with its signs (0 or 0x80000000): squares do not see them, and zeros have none that counts.
+template <class K>
+__device__ __forceinline__ void read_chunk(DType dtype, const std::uint8_t* row, int chunk, const std::uint32_t (&sign)[8], float (&x)[8]) {
+  if (!K::kBf16 && dtype == DType::kF32) {
+    load_eight(reinterpret_cast<const float*>(row) + 8 * chunk, x);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) x[i] = __uint_as_float(__float_as_uint(x[i]) ^ sign[i]);
+    return;
+  }
+  const uint4 words = reinterpret_cast<const uint4*>(row)[chunk];
+  const std::uint32_t w[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if constexpr (K::kBf16) {
+      x[2 * i] = __uint_as_float((w[i] << 16) + sign[2 * i]);
+      x[2 * i + 1] = __uint_as_float((w[i] & 0xffff0000u) ^ sign[2 * i + 1]);
+    } else {
+      const std::uint32_t word = w[i] ^ (sign[2 * i] >> 16) ^ sign[2 * i + 1];
+      const float2 pair = __half22float2(*reinterpret_cast<const __half2*>(&word));
+      x[2 * i] = pair.x, x[2 * i + 1] = pair.y;
+    }
+  }
+}
+
+/// The sum of a chunk's squares, as a pairwise tree.
+__device__ __forceinline__ float sum_chunk(const float (&x)[8]) {
+  float squares[8];
+#pragma unroll
+  for (int i = 0; i < 8; ++i) squares[i] = x[i] * x[i];
+  return sum_tree<8>(squares);
+}
+
 /// A row from its stage, with signs, after the butterflies of its chunks. Returns the sum of its squares.
 template <class K>
 __device__ __forceinline__ float read_row(DType dtype, const std::uint8_t* row, const std::uint32_t* signs, LaneRow& x) {
   float terms[kRowChunks];
-  MaybeSmall<K::kBf16> not_asked;
 #pragma unroll
   for (int c = 0; c < kRowChunks; ++c) {
     const uint4 low = reinterpret_cast<const uint4*>(signs)[2 * c], high = reinterpret_cast<const uint4*>(signs)[2 * c + 1];
     const std::uint32_t sign[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-    read_chunk<K>(dtype, row, c, sign, x[c], not_asked);
-    terms[c] = sum_chunk<false>(x[c]);
+    read_chunk<K>(dtype, row, c, sign, x[c]);
+    terms[c] = sum_chunk(x[c]);
     transform_chunk(x[c]);
   }
   return sum_row_chunks(terms);

@@ -5,7 +5,7 @@
 namespace tq::cuda {
 
 void encode_tiles_128(const EncodeArgs& args, const TileCodebook& codebook, unsigned long long* first_refused) {
-  choose_bits<16>(args, codebook, first_refused);
+  choose_bits<4>(args, codebook, first_refused);
 }
 
 }  // namespace tq::cuda

@@ -5,7 +5,7 @@
 namespace tq::cuda {
 
 void encode_tiles_256(const EncodeArgs& args, const TileCodebook& codebook, unsigned long long* first_refused) {
-  choose_bits<32>(args, codebook, first_refused);
+  choose_bits<8>(args, codebook, first_refused);
 }
 
 }  // namespace tq::cuda

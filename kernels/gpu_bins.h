@@ -33,12 +33,15 @@ inline float limit_of(float edge, float scale) {
 }
 
 /// Of values that are looked up before they are multiplied with `scale`; 1: levels. They are at most 1.02 / scale in magnitude. False if
-/// two edges share a bin of every width.
+/// two edges share a bin of every width, or a level is too small for the kernels' way to a square root.
 inline bool make_tile_codebook(const Codebook& codebook, float scale, TileCodebook& tile) {
   const int edges = (1 << codebook.bits) - 1;
   tile = {};
   tile.bits = codebook.bits;
-  for (int i = 0; i <= edges; ++i) tile.levels[i] = codebook.levels[i];
+  for (int i = 0; i <= edges; ++i) {
+    tile.levels[i] = codebook.levels[i];
+    if (tile.levels[i] != 0.0f && !(std::fabs(tile.levels[i]) > 0x1p-40f)) return false;  // energies are 0 or far from it
+  }
   for (int i = 0; i < edges; ++i) {
     tile.edges[i] = codebook.edges[i];
     if (!(tile.edges[i] > -1.0f && tile.edges[i] < 1.0f)) return false;

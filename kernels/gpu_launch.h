@@ -15,7 +15,7 @@ inline constexpr std::int64_t kMaxLaunchRows = std::int64_t{1} << 30;
 /// Threads of a block of the plain kernels, one row each.
 inline constexpr int kRowsPerBlock = 128;
 
-/// Elements of a tile (gpu_tile.h), and warps of a block in the two fast kernels.
+/// Elements of a tile (gpu_tile.h, gpu_runs.h), and warps of a block in the two fast kernels.
 inline constexpr int kTileElements = 1024;
 inline constexpr int kEncodeWarps = 4;
 inline constexpr int kDecodeWarps = 8;
@@ -25,8 +25,12 @@ inline constexpr int kPairCopies = 16;
 /// Bytes of a stage: a tile of rows.
 constexpr int stage_bytes(DType dtype) { return kTileElements * (dtype == DType::kF32 ? 4 : 2); }
 
-/// Floats of a tile in shared memory: rows are 8 words apart beyond their length.
+/// Floats of decode's tile in shared memory: rows are 8 words apart beyond their length.
 constexpr int tile_floats(int dim) { return kTileElements / dim * (dim + 8); }
+
+/// Words from run to run and from row to row of encode's (gpu_runs.h): padded, so that lanes that access it together meet in no bank.
+constexpr int run_pitch(int dim) { return 32 + 1024 / dim; }
+constexpr int row_pitch(int dim) { return dim / 32 * run_pitch(dim) + (dim == 256 ? 0 : 4); }
 
 /// A launch of a fast kernel. Blocks stay and take tile after tile, so there are at most as many as run at once.
 struct TileLaunch {

@@ -1,27 +1,26 @@
-// From the codes that lanes hold by column to the words of the rows. A lane has kWidth codes of every chunk of its row. It puts those
-// of four chunks into words, a byte a chunk; the lanes of a row exchange these through shared memory; then each lane has all codes of
-// four chunks: it sums the energy of their levels where the norm needs it, packs and writes them. Included by .cu files only.
+// From the codes that lanes hold by column to the words of the rows. A lane has the codes of its neighbours in every run of its row; the
+// lanes of a row exchange them through shared memory; then each lane has the codes of its own run: it sums the energy of their levels
+// where the norm needs it, packs and writes them. Included by .cu files only.
 #pragma once
 
 #include <cstdint>
 
-#include "kernels/gpu_tile.h"
+#include "kernels/gpu_runs.h"
 
 namespace tq::cuda {
 
-/// The codes of a lane. Words of a share (four chunks): byte k holds codes 2 p and 2 p + 1 of chunk k in word p, or where a lane has one
-/// code of a chunk, that code.
-template <class T>
-struct LaneCodes {
-  static constexpr int kShares = T::kChunks / 4;
-  static constexpr int kWords = T::kWidth == 4 ? 2 : 1;
-  std::uint32_t word[kShares][kWords] = {};
+/// The codes of a lane's column: a word for eight neighbours of a run (or four, where it has no more). `Dense`: they follow each other bit by
+/// bit; else two a byte.
+template <class R, bool Dense>
+struct ColumnCodes {
+  static constexpr int kWords = R::kWidth > 8 ? R::kWidth / 8 : 1;
+  std::uint32_t word[R::kLanes][kWords] = {};
 
-  /// Codes come in descending order of chunks, and in a chunk in descending order.
+  /// Codes of a run come in descending order.
   template <int Bits>
-  __device__ __forceinline__ void push(int c, int j, std::uint32_t code) {
-    std::uint32_t& into = word[c / 4][T::kWidth == 4 ? j / 2 : 0];
-    into = (into << (T::kWidth == 1 ? 8 : j % 2 == 1 ? 8 - Bits : Bits)) + code;
+  __device__ __forceinline__ void push(int q, int j, std::uint32_t code) {
+    std::uint32_t& into = word[q][j / 8];
+    into = (into << (!Dense && j % 2 == 1 ? 8 - Bits : Bits)) + code;
   }
 };
 
@@ -30,31 +29,26 @@ __device__ __forceinline__ std::uint32_t dot_bytes(std::uint32_t bytes, std::uin
   return __dp4a(bytes, weights, sum);
 }
 
-/// w[p]: byte k holds codes 2 p and 2 p + 1 of chunk k -> the words of four chunks, Bits bytes each. out: Bits words.
-template <int Bits>
-__device__ __forceinline__ void pack_four_chunks(const std::uint32_t (&w)[4], std::uint32_t (&out)[Bits]) {
-  // Bytes of two words side by side: of chunk 0 or 2 in the low half, of the next chunk in the high half.
-  std::uint32_t t[2][2];
-#pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    t[0][h] = __byte_perm(w[2 * h], w[2 * h + 1], 0x5140);
-    t[1][h] = __byte_perm(w[2 * h], w[2 * h + 1], 0x7362);
-  }
+/// A run's codes, eight a word, two a byte or dense -> its Bits words.
+template <int Bits, bool Dense>
+__device__ __forceinline__ void pack_run(const std::uint32_t (&w)[4], std::uint32_t (&out)[Bits]) {
   if constexpr (Bits == 4) {
 #pragma unroll
-    for (int k = 0; k < 4; ++k) out[k] = __byte_perm(t[k / 2][0], t[k / 2][1], k % 2 == 0 ? 0x5410 : 0x7632);
+    for (int k = 0; k < 4; ++k) out[k] = w[k];
   } else if constexpr (Bits == 3) {
-    std::uint32_t twelve[8];  // bits, in order
+    std::uint32_t eight[4];  // codes: 24 bits
 #pragma unroll
-    for (int k = 0; k < 8; ++k) twelve[k] = dot_bytes(t[k / 4][k % 2], k / 2 % 2 == 0 ? 0x00004001u : 0x40010000u, 0);
-    out[0] = twelve[0] + (twelve[1] << 12) + (twelve[2] << 24);
-    out[1] = (twelve[2] >> 8) + (twelve[3] << 4) + (twelve[4] << 16) + (twelve[5] << 28);
-    out[2] = (twelve[5] >> 4) + (twelve[6] << 8) + (twelve[7] << 20);
+    for (int k = 0; k < 4; ++k) {
+      eight[k] = Dense ? w[k] : dot_bytes(w[k], 0x00004001u, 0) + (dot_bytes(w[k], 0x40010000u, 0) << 12);
+    }
+    out[0] = __byte_perm(eight[0], eight[1], 0x4210);
+    out[1] = __byte_perm(eight[1], eight[2], 0x5421);
+    out[2] = __byte_perm(eight[2], eight[3], 0x6542);
   } else {
 #pragma unroll
     for (int k = 0; k < 2; ++k) {  // four bits a byte: two bytes become one
-      const std::uint32_t low = t[k][0] + (t[k][0] >> 4), high = t[k][1] + (t[k][1] >> 4);
-      out[k] = __byte_perm(low, high, 0x6240);
+      const std::uint32_t low = w[2 * k] + (w[2 * k] >> 4), high = w[2 * k + 1] + (w[2 * k + 1] >> 4);
+      out[k] = __byte_perm(low, high, 0x6420);
     }
   }
 }
@@ -62,7 +56,7 @@ __device__ __forceinline__ void pack_four_chunks(const std::uint32_t (&w)[4], st
 /// Energies of two levels, by the byte of their codes, in shared memory: several copies, so that fewer lanes meet in a bank.
 template <int Bits>
 struct PairEnergies {
-  static constexpr int kCopies = 8;
+  static constexpr int kCopies = Bits == 2 ? 32 : Bits == 3 ? 16 : 8;  ///< 2, 4, 8 KB
   float terms[kCopies << (2 * Bits)];
 
   __device__ void fill(const float* levels, int thread, int threads) {
@@ -78,96 +72,86 @@ struct PairEnergies {
   }
 };
 
-/// <c, c> of a row, as a pairwise tree, from what gather() gave its lanes.
-template <class T, int Bits>
+/// <c, c> of a row, as a pairwise tree, from its lanes' runs, two codes a byte.
+template <class R, int Bits>
 __device__ __forceinline__ float sum_energy(const std::uint32_t (&w)[4], std::uint32_t origin) {
-  const auto look_up = [&](int p, int k) {
+  const auto look_up = [&](int k, int byte) {
     float term;
-    asm("ld.shared.f32 %0, [%1];" : "=f"(term) : "r"(dot_bytes(w[p], 4u * PairEnergies<Bits>::kCopies << (8 * k), origin)));
+    asm("ld.shared.f32 %0, [%1];" : "=f"(term) : "r"(dot_bytes(w[k], 4u * PairEnergies<Bits>::kCopies << (8 * byte), origin)));
     return term;
   };
-  float chunk[4];
+  float eight[4];
 #pragma unroll
-  for (int k = 0; k < 4; ++k) chunk[k] = (look_up(0, k) + look_up(1, k)) + (look_up(2, k) + look_up(3, k));
-  float sum = (chunk[0] + chunk[1]) + (chunk[2] + chunk[3]);
+  for (int k = 0; k < 4; ++k) eight[k] = (look_up(k, 0) + look_up(k, 1)) + (look_up(k, 2) + look_up(k, 3));
+  float sum = (eight[0] + eight[1]) + (eight[2] + eight[3]);
 #pragma unroll
-  for (int lanes = 1; lanes < T::kLanesPerRow; lanes *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
+  for (int lanes = 1; lanes < R::kLanes; lanes *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
   return sum;
 }
 
-/// The exchange between the lanes of a row, in shared memory of the warp.
-template <class T>
+/// The exchange between the lanes of a row, in shared memory of the warp: put(), a barrier of the warp, take(), and write(), which has
+/// barriers. A run's codes take 16 bytes there, and every eighth run is followed by 16 more: no two lanes of an access meet in a bank.
+template <class R, bool Dense>
 class CodeExchange {
  public:
-  static constexpr int kShare = T::kLanesPerRow * LaneCodes<T>::kWords;  ///< words of four chunks of a row: 4, or 8
-  /// Words from row to row: padded, so that lanes that write together meet in no bank.
-  static constexpr int kRow = LaneCodes<T>::kShares * kShare + (T::kWidth == 1 ? 8 : 4);
-  static constexpr int kWords = T::kRows * kRow;
+  using Codes = ColumnCodes<R, Dense>;
+  static constexpr int kWords = 4 * (32 + 4);
+  static_assert(!Dense || R::kWidth >= 8);
 
-  __device__ CodeExchange(std::uint32_t* words, int lane)
-      : to_(words + lane / T::kLanesPerRow * kRow + lane % T::kLanesPerRow * LaneCodes<T>::kWords),
-        from_(words + lane / T::kLanesPerRow * kRow + lane % T::kLanesPerRow * kShare),
-        words_(words),
-        lane_(lane) {}
+  __device__ CodeExchange(std::uint32_t* words, int lane) : lane_(lane) {
+    const int first = lane / R::kLanes * R::kLanes;
+    to_ = reinterpret_cast<std::uint8_t*>(words) + 16 * (first + first / 8) + lane % R::kLanes * (16 / R::kLanes);
+    from_ = words + 4 * (lane + lane / 8);
+    words_ = words;
+    clear();
+  }
 
-  /// Gives lane m of a row chunks 4 m .. 4 m + 3: byte k of w[p] holds codes 2 p and 2 p + 1 of the k-th of them.
-  template <int Bits>
-  __device__ __forceinline__ void gather(const LaneCodes<T>& codes, std::uint32_t (&w)[4]) const {
+  /// Codes that can be taken where none were put: what is there else, such as packed words, may lead out of the table of energies.
+  __device__ __forceinline__ void clear() const { *reinterpret_cast<uint4*>(words_ + 4 * (lane_ + lane_ / 8)) = make_uint4(0, 0, 0, 0); }
+
+  __device__ __forceinline__ void put(const Codes& codes) const {
 #pragma unroll
-    for (int s = 0; s < LaneCodes<T>::kShares; ++s) {
-      if constexpr (LaneCodes<T>::kWords == 2) {
-        *reinterpret_cast<uint2*>(to_ + s * kShare) = make_uint2(codes.word[s][0], codes.word[s][1]);
+    for (int q = 0; q < R::kLanes; ++q) {
+      if constexpr (R::kWidth == 16) {
+        *reinterpret_cast<uint2*>(to_ + 16 * q) = make_uint2(codes.word[q][0], codes.word[q][1]);
+      } else if constexpr (R::kWidth == 8) {
+        *reinterpret_cast<std::uint32_t*>(to_ + 16 * q) = codes.word[q][0];
       } else {
-        to_[s * kShare] = codes.word[s][0];
+        *reinterpret_cast<std::uint16_t*>(to_ + 16 * q) = static_cast<std::uint16_t>(codes.word[q][0]);
       }
-    }
-    __syncwarp();
-    if constexpr (T::kWidth == 1) {
-      const uint4 low = *reinterpret_cast<const uint4*>(from_), high = *reinterpret_cast<const uint4*>(from_ + 4);
-      w[0] = low.x + (low.y << Bits), w[1] = low.z + (low.w << Bits);
-      w[2] = high.x + (high.y << Bits), w[3] = high.z + (high.w << Bits);
-    } else {
-      const uint4 all = *reinterpret_cast<const uint4*>(from_);
-      w[0] = all.x, w[1] = all.y, w[2] = all.z, w[3] = all.w;
     }
   }
 
-  /// Writes the codes of the first `rows` rows of tile `tile`.
+  /// The codes of a lane's run, eight a word.
+  __device__ __forceinline__ void take(std::uint32_t (&w)[4]) const {
+    const uint4 all = *reinterpret_cast<const uint4*>(from_);
+    w[0] = all.x, w[1] = all.y, w[2] = all.z, w[3] = all.w;
+  }
+
+  /// Writes the codes of a tile, if `really`.
   template <int Bits>
-  __device__ __forceinline__ void write(const std::uint32_t (&w)[4], std::uint8_t* to, int tile, int rows) const {
+  __device__ __forceinline__ void write(const std::uint32_t (&w)[4], std::uint8_t* to, bool really) const {
     std::uint32_t out[Bits];
-    pack_four_chunks<Bits>(w, out);
-    store<Bits>(out, to + static_cast<std::int64_t>(tile) * (128 * Bits), rows);
+    pack_run<Bits, Dense>(w, out);
+    if constexpr (Bits == 4) {
+      if (really) reinterpret_cast<uint4*>(to)[lane_] = make_uint4(out[0], out[1], out[2], out[3]);
+    } else if constexpr (Bits == 2) {
+      if (really) reinterpret_cast<uint2*>(to)[lane_] = make_uint2(out[0], out[1]);
+    } else {  // three words a lane, once more through shared memory, leave as 16 bytes of 24 lanes
+      __syncwarp();
+#pragma unroll
+      for (int i = 0; i < 3; ++i) words_[3 * lane_ + i] = out[i];
+      __syncwarp();
+      const uint4 four = reinterpret_cast<const uint4*>(words_)[lane_];
+      if (really && lane_ < 24) reinterpret_cast<uint4*>(to)[lane_] = four;
+    }
   }
 
  private:
-  template <int Bits>
-  __device__ __forceinline__ void store(const std::uint32_t (&out)[Bits], std::uint8_t* to, int rows) const {
-    if constexpr (Bits == 3) {
-      if (rows == T::kRows) {  // three words a lane, once more through shared memory, leave as 16 bytes of 24 lanes
-        __syncwarp();
-#pragma unroll
-        for (int i = 0; i < 3; ++i) words_[3 * lane_ + i] = out[i];
-        __syncwarp();
-        if (lane_ < 24) reinterpret_cast<uint4*>(to)[lane_] = reinterpret_cast<const uint4*>(words_)[lane_];
-        return;
-      }
-    }
-    if (lane_ >= rows * T::kLanesPerRow) return;
-    if constexpr (Bits == 4) {
-      reinterpret_cast<uint4*>(to)[lane_] = make_uint4(out[0], out[1], out[2], out[3]);
-    } else if constexpr (Bits == 2) {
-      reinterpret_cast<uint2*>(to)[lane_] = make_uint2(out[0], out[1]);
-    } else {
-#pragma unroll
-      for (int i = 0; i < 3; ++i) reinterpret_cast<std::uint32_t*>(to)[3 * lane_ + i] = out[i];
-    }
-  }
-
-  std::uint32_t* to_;
-  const std::uint32_t* from_;
   std::uint32_t* words_;
   int lane_;
+  std::uint8_t* to_;
+  const std::uint32_t* from_;
 };
 
 }  // namespace tq::cuda

@@ -12,6 +12,20 @@ __device__ __forceinline__ std::uint32_t shared_address(const void* at) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(at));
 }
 
+/// The same value, which the compiler shall keep in a register and not compute anew where it is used.
+__device__ __forceinline__ std::uint32_t kept(std::uint32_t value) {
+  std::uint32_t same;
+  asm volatile("mov.b32 %0, %1;" : "=r"(same) : "r"(value));
+  return same;
+}
+
+/// 16 bytes of shared memory.
+__device__ __forceinline__ uint4 load_shared(std::uint32_t address) {
+  uint4 w;
+  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(w.x), "=r"(w.y), "=r"(w.z), "=r"(w.w) : "r"(address) : "memory");
+  return w;
+}
+
 /// Copies start and are waited for in turn: 0, 1, 0, 1, ..., or where there is one buffer always 0. All lanes call everything, at the
 /// same point.
 template <int Buffers>
@@ -19,7 +33,7 @@ class TileStages {
  public:
   /// buffers: `stage_bytes` each, at a multiple of 16. barriers: as many. A block barrier must follow before wait().
   __device__ TileStages(std::uint8_t* buffers, [[maybe_unused]] std::uint64_t* barriers, int stage_bytes, int lane)
-      : buffers_(buffers), stage_bytes_(stage_bytes), lane_(lane) {
+      : buffers_(buffers), stage_bytes_(stage_bytes), lane_(lane), address_(kept(shared_address(buffers))) {
 #if __CUDA_ARCH__ >= 900
     barriers_ = shared_address(barriers);
     if (lane == 0) {
@@ -39,7 +53,7 @@ class TileStages {
         "elect.sync _|p, 0xffffffff;\n"
         "@p mbarrier.arrive.expect_tx.shared::cta.b64 _, [%3], %2;\n"
         "@p cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];}" ::"r"(
-            shared_address(stage(turn))),
+            stage_address(turn)),
         "l"(from), "r"(bytes), "r"(barriers_ + 8u * static_cast<std::uint32_t>(turn))
         : "memory");
 #else
@@ -92,11 +106,15 @@ class TileStages {
   }
 
   __device__ __forceinline__ std::uint8_t* stage(int turn) const { return buffers_ + turn * stage_bytes_; }
+  __device__ __forceinline__ std::uint32_t stage_address(int turn) const {
+    return address_ + static_cast<std::uint32_t>(turn * stage_bytes_);
+  }
 
  private:
   std::uint8_t* buffers_;
   int stage_bytes_;
   int lane_;
+  std::uint32_t address_;
 #if __CUDA_ARCH__ >= 900
   std::uint32_t barriers_;
 #endif

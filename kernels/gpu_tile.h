@@ -1,4 +1,4 @@
-// A tile: whole rows of one dim on the lanes of a warp, for the fast kernels. Included by .cu files only.
+// A tile: whole rows of one dim on the lanes of a warp, for the fast decoders; encoders have gpu_runs.h. Included by .cu files only.
 //
 // A row is C chunks of 8 elements. A tile has 1024 elements, 32 a lane, and lies on the lanes in two ways:
 //   by chunk   lane l holds chunks l, l + 32, ... of the tile, 8 neighbours each: rows in memory are read and written 16 bytes a
@@ -167,52 +167,6 @@ __device__ __forceinline__ float sum_tree(const float* terms) {
   } else {
     return sum_tree<n / 2>(terms) + sum_tree<n / 2>(terms + n / 2);
   }
-}
-
-/// Sums over rows of terms that lie by chunk, as pairwise trees over chunks: terms[i] is chunk lane + 32 i's. Lane l gets the sum of
-/// the row of its chunk l % 4: the four rows of a group of lanes spread over them while they are added.
-template <class T>
-__device__ __forceinline__ float sum_chunks(const float (&terms)[4], int lane) {
-  const bool odd = (lane & 1) != 0, upper = (lane & 2) != 0;
-  const float first = (odd ? terms[1] : terms[0]) + __shfl_xor_sync(0xffffffffu, odd ? terms[0] : terms[1], 1);
-  const float second = (odd ? terms[3] : terms[2]) + __shfl_xor_sync(0xffffffffu, odd ? terms[2] : terms[3], 1);
-  float sum = (upper ? second : first) + __shfl_xor_sync(0xffffffffu, upper ? first : second, 2);
-#pragma unroll
-  for (int lanes = 4; lanes < T::kChunks; lanes *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
-  return sum;
-}
-
-/// The lane that sum_chunks() gives row `row` of the tile.
-template <class T>
-__device__ __forceinline__ int lane_of_sum(int row) {
-  constexpr int kTogether = 32 / T::kChunks;  // rows of chunk i of all lanes
-  return row % kTogether * T::kChunks + row / kTogether;
-}
-
-/// The pairwise sum over a row of terms that lie by column: terms[c], the tree over a lane's elements of chunk c. Shares of four
-/// chunks and rows are padded, so that lanes that write together meet in no bank.
-template <class T>
-__device__ __forceinline__ float sum_row(const float (&terms)[T::kChunks], float* scratch, int row, int m) {
-  constexpr int kLanes = T::kLanesPerRow;
-  constexpr int kShare = T::kWidth == 1 ? 4 * kLanes : 4 * kLanes + 4;
-  constexpr int kRow = kShare * (T::kChunks / 4) + (T::kWidth == 1 ? 8 : 4);
-  static_assert(kRow * T::kRows <= T::kFloats);
-  float* mine = scratch + row * kRow;
-  __syncwarp();
-#pragma unroll
-  for (int c = 0; c < T::kChunks; ++c) mine[c / 4 * kShare + c % 4 * kLanes + m] = terms[c];
-  __syncwarp();
-  float four[4 * kLanes];
-#pragma unroll
-  for (int i = 0; i < kLanes; ++i) {
-    const float4 f = *reinterpret_cast<const float4*>(mine + kShare * m + 4 * i);
-    four[4 * i] = f.x, four[4 * i + 1] = f.y, four[4 * i + 2] = f.z, four[4 * i + 3] = f.w;
-  }
-  float sum = sum_tree<4 * kLanes>(four);
-#pragma unroll
-  for (int lanes = 1; lanes < kLanes; lanes *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
-  __syncwarp();
-  return sum;
 }
 
 /// +1 or -1 from a sign bit.
