@@ -1,7 +1,7 @@
 // Encode on the GPU, fast: dims 64, 128 and 256, 2, 3 and 4 bits, Sylvester rotations. A warp works on a tile (gpu_runs.h) at a time:
 // rows come in two tiles ahead (gpu_stages.h); norm and first butterflies by run; the other butterflies and codes by column; norm factor
-// and packing by run again (gpu_pack_tile.h), beside the next tile's norms. That part of the loop has no branch, so that the compiler
-// mixes the two: each alone would wait for shared memory and for the square root more than it computes.
+// and packing by run again (gpu_pack_tile.h), beside the next tile's norms. That part of the loop has no branch (but in
+// least-squares norms, for their division), so that the compiler mixes the two: each alone would wait more than it computes.
 //
 // Codes are found by bins (gpu_bins.h). What these do not serve, the launcher leaves to the plain kernel. Rows that are not finite, or
 // whose squares leave float32's range, or that cannot be divided in the fast way, are coded by a call in the kernel: their tile is.
@@ -117,8 +117,8 @@ __device__ __forceinline__ float sum_squares(const float (&x)[32]) {
   return sum;
 }
 
-/// The square root, and 1 / x, correctly rounded for x from 2^-80 to 2^126: what the compiler makes of sqrtf and the division, without a
-/// branch for the others.
+/// The square root of 2^-80 or more, and 1 / x for x from 2^-80 to 2^125, correctly rounded: what the compiler makes of sqrtf and the
+/// division, without a branch for the others.
 __device__ __forceinline__ float square_root_within(float x) {
   float reciprocal;
   asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(reciprocal) : "f"(x));
@@ -148,8 +148,7 @@ __device__ __forceinline__ RunNorm norm_of_run(float (&x)[32], const MaybeSmall<
   const float norm = square_root_within(squares);
   const float reciprocal = reciprocal_within(norm);
   if constexpr (!K::kDivideFirst) {
-    const float quotient = rotation_scale * reciprocal;
-    const float scale = __fmaf_rn(__fmaf_rn(-quotient, norm, rotation_scale), reciprocal, quotient);
+    const float scale = math::QuickDivision<float>{&rotation_scale, norm, reciprocal}(0);
     return {norm, scale, squares > 0x1p-80f && squares < __int_as_float(0x7f800000), false};
   } else if constexpr (K::kBf16) {
     const math::BriefDivision<float> by(norm, reciprocal);
@@ -157,11 +156,9 @@ __device__ __forceinline__ RunNorm norm_of_run(float (&x)[32], const MaybeSmall<
     for (int i = 0; i < 32; ++i) x[i] = by(x[i]);
     return {norm, 1.0f, math::divides_briefly(norm) != 0, small.get()};
   } else {
+    const math::QuickDivision<float> quotient{x, norm, reciprocal};
 #pragma unroll
-    for (int i = 0; i < 32; ++i) {
-      const float quotient = x[i] * reciprocal;
-      x[i] = __fmaf_rn(__fmaf_rn(-quotient, norm, x[i]), reciprocal, quotient);
-    }
+    for (int i = 0; i < 32; ++i) x[i] = quotient(i);
     return {norm, 1.0f, squares > 0x1p-80f && squares < 0x1p126f, small.get()};
   }
 }
@@ -170,7 +167,7 @@ __device__ __forceinline__ RunNorm norm_of_run(float (&x)[32], const MaybeSmall<
 /// zero: all lanes look at the rows once more.
 template <class K>
 __device__ __noinline__ bool holds_small(const EncodeArgs& args, std::int64_t first_row, int lane) {
-  const std::int64_t first = first_row * K::R::kDim, last = min(args.count * K::R::kDim, first + kTileElements);
+  const std::int64_t first = first_row * K::R::kDim, last = first + kTileElements;
   bool found = false;
   for (std::int64_t i = first + lane; i < last; i += 32) {
     float x;
@@ -237,11 +234,11 @@ __device__ __forceinline__ void finish(const EncodeArgs& args, const Unfinished&
   if constexpr (K::kFactor) norm *= norm_factor<K::kMode>(sum_energy<R, K::kBits>(codes, energies), tile.product);
   const bool real = tile.tile >= 0;
   exchange.template write<K::kBits>(codes, args.codes + static_cast<std::int64_t>(tile.tile) * (128 * K::kBits), real);
-  const float kept = args.rule.f16 ? __half2float(__float2half_rn(norm)) : norm;  // as math::store_norm()
+  const float stored = args.rule.f16 ? __half2float(__float2half_rn(norm)) : norm;  // as math::store_norm()
   const int row = tile.tile * R::kRows + lane / R::kLanes;
   if (real && lane % R::kLanes == 0) {
-    args.norms[row] = kept;
-    if (!(kept < __int_as_float(0x7f800000)) || (norm > 0.0f && kept == 0.0f)) {
+    args.norms[row] = stored;
+    if (!(stored < __int_as_float(0x7f800000)) || (norm > 0.0f && stored == 0.0f)) {
       atomicMin(first_refused, static_cast<unsigned long long>(row));
     }
   }
@@ -317,6 +314,7 @@ __global__ void __launch_bounds__(32 * kEncodeWarps, 4)
       const std::int64_t first_row = static_cast<std::int64_t>(tile) * R::kRows;
       const bool others = K::kDivideFirst && holds_small<K>(args, first_row, lane);
       if (__any_sync(0xffffffffu, !here.usual) || others) {
+        __syncwarp();
         start(tile + 2 * step, turn);
         code_plain(first_row, R::kRows);
         __syncwarp();

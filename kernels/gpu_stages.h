@@ -41,6 +41,7 @@ class TileStages {
       for (int i = 0; i < Buffers; ++i) asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barriers_ + 8u * i));
       asm volatile("fence.proxy.async.shared::cta;");
     }
+    __syncwarp();  // start() may elect another lane
 #endif
   }
 

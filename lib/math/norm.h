@@ -134,8 +134,8 @@ struct BriefDivision {
   TQ_HD V operator()(V x) const { return fused_multiply_add(x, high, x * low); }
 };
 
-/// Set where BriefDivision is exact: no value but 0 is below 2^-62 in magnitude, length is in [2^-40, 2^16) and none of the two times a
-/// power of two (tests/test_norm.cpp tries them all).
+/// Set where BriefDivision is exact, up to the sign of zeros: for values of 0 and from 2^-62 to length in magnitude, where length is between
+/// 2^-40 and 2^16 and none of the two times a power of two (tests/test_math.cpp tries them all).
 template <class V>
 TQ_HD IntOf<V> divides_briefly(V length) {
   using I = IntOf<V>;
