@@ -111,7 +111,7 @@ TEST_CASE("what cannot be quantized, stored or asked for is refused by name") {
   };
   check_contains(refusal({{"a.weight", DType::kF8E4M3, {4, 128}}}), "\"a.weight\" is F8_E4M3, and tq quantizes F32");
   check_contains(refusal({{"a.weight", DType::kU8, {4, 128}}}), "keep the tensor with --skip");
-  check_contains(refusal({{"a.weight", DType::kF32, {4, 128}}, {"a.weight.tq_norms", DType::kF32, {1}}}), "no reader could tell them apart");
+  check_contains(refusal({{"a.weight", DType::kF32, {4, 128}}, {"a.weight.tq_norms", DType::kF32, {1}}}), "no reader could tell them apart; rename it");
   check_contains(refusal({}), "has no tensors");
   const Checkpoint model = write_model(dir, {{"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.weight", DType::kF32, {4, 128}}});
   CHECK_THROWS_AS(plan_weights(model, {.skip = {"("}}), UsageError);

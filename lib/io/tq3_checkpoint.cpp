@@ -33,9 +33,9 @@ class TensorLister {
 
  private:
   [[noreturn]] void fail(const Checkpoint::Entry& entry, const std::string& what) const {
-    throw Error(fmt::format("{}: tensor {} {}; the checkpoint is damaged or incomplete",
+    throw Error(fmt::format("{}: tensor {} {}; {}",
                             checkpoint_.shards()[static_cast<std::size_t>(entry.shard)].file().path(),
-                            quote_name(entry.info->name), what));
+                            quote_name(entry.info->name), what, kDamagedCheckpoint));
   }
 
   void add_kept(const Checkpoint::Entry& entry) {
@@ -141,8 +141,8 @@ Tq3Checkpoint Tq3Checkpoint::open(const std::string& dir) {
   result.tensors_ = TensorLister(result.checkpoint_, result.config_).list();
   for (std::size_t i = 0; i < result.tensors_.size(); ++i) {
     if (result.index_.emplace(result.tensors_[i].name, i).second) continue;
-    throw Error(fmt::format("{}: tensor {} is there twice, quantized and as it is; the checkpoint is damaged", dir,
-                            quote_name(result.tensors_[i].name)));
+    throw Error(fmt::format("{}: tensor {} is there twice, quantized and as it is; {}", dir,
+                            quote_name(result.tensors_[i].name), kDamagedCheckpoint));
   }
   return result;
 }

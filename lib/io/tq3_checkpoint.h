@@ -23,6 +23,9 @@ inline constexpr std::string_view kTq3Format = "tq3_native";
 inline constexpr std::string_view kPackedSuffix = ".tq_packed";
 inline constexpr std::string_view kNormsSuffix = ".tq_norms";
 
+/// What is wrong with a native TQ3 checkpoint that contradicts itself, and what to do.
+inline constexpr std::string_view kDamagedCheckpoint = "the checkpoint is damaged or incomplete: copy it again, or pack it anew";
+
 /// How groups of native TQ3 are coded: the tables "vj-d<group_size>-b<bits>", rht2, corrected F32 norms.
 /// bits 2..4, group_size 64, 128 or 256; the published loaders know seed 42 only.
 Scheme tq3_scheme(int bits, int group_size, std::uint32_t seed = kDefaultSeed);

@@ -19,7 +19,7 @@ namespace fs = std::filesystem;
 std::map<int, std::string> find_journals(const std::string& dir, int& parts) {
   std::error_code error;
   fs::directory_iterator entries(dir, error);
-  if (error) throw Error(fmt::format("{}: cannot be read: {}", dir, error.message()));
+  if (error) throw Error(fmt::format("{}: cannot be read: {}; name the directory that the parts were packed into", dir, error.message()));
   std::map<int, std::string> journals;
   parts = 0;
   for (const fs::directory_entry& entry : entries) {

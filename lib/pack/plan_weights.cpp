@@ -90,7 +90,7 @@ class WeightPlanner {
     for (const Checkpoint::Entry* entry : entries) {
       for (const std::string_view suffix : {kPackedSuffix, kNormsSuffix}) {
         if (!entry->info->name.ends_with(suffix)) continue;
-        fail(*entry, fmt::format("has a name that ends in {}, as codes and norms of native TQ3 do: no reader could tell them apart", suffix));
+        fail(*entry, fmt::format("has a name that ends in {}, as codes and norms of native TQ3 do: no reader could tell them apart; rename it in the source", suffix));
       }
       WeightItem item;
       item.source = entry;

@@ -150,11 +150,9 @@ class Staging {
   explicit Staging(const std::string& out_dir) : out_dir_(out_dir) {
     std::error_code error;
     made_out_dir_ = fs::create_directories(out_dir, error);
-    if (error) throw Error(fmt::format("{}: cannot be created: {}", out_dir, error.message()));
+    if (error) fail(out_dir, error.message());
     std::string pattern = join_path(out_dir, ".tq-unpacking-XXXXXX");
-    if (mkdtemp(pattern.data()) == nullptr) {
-      throw Error(fmt::format("{}: cannot be created: {}", pattern, describe_errno(errno)));
-    }
+    if (mkdtemp(pattern.data()) == nullptr) fail(out_dir, describe_errno(errno));
     dir_ = pattern;
   }
   ~Staging() {
@@ -187,6 +185,10 @@ class Staging {
   }
 
  private:
+  [[noreturn]] static void fail(const std::string& out_dir, const std::string& why) {
+    throw Error(fmt::format("{}: cannot be written into: {}; choose an output directory that you may write to", out_dir, why));
+  }
+
   std::string out_dir_;
   std::string dir_;
   bool made_out_dir_ = false;

@@ -181,11 +181,10 @@ void WeightReader::check_norms(const Tensor& tensor, std::int64_t first_line, st
   if (bad == norms.end()) return;
   const std::int64_t line = first_line + (bad - norms.begin());
   const Checkpoint::Entry& entry = *tensor.quantized->norms;
-  throw Error(fmt::format("{}: tensor {}: the norm of row {}, group {} is {}, and norms are finite and 0 or more; the "
-                          "checkpoint is damaged",
+  throw Error(fmt::format("{}: tensor {}: the norm of row {}, group {} is {}, and norms are finite and 0 or more; {}",
                           checkpoint().shards()[static_cast<std::size_t>(entry.shard)].file().path(),
                           quote_name(entry.info->name), line / tensor.quantized->groups, line % tensor.quantized->groups,
-                          *bad));
+                          *bad, kDamagedCheckpoint));
 }
 
 void WeightReader::read_quantized(const Tensor& tensor, std::int64_t first, std::int64_t count, float* out) const {
@@ -229,9 +228,9 @@ void WeightReader::check_hash(const Checkpoint::Entry& entry, const std::string&
     if (progress) progress(bytes.size());
   }
   if (format_hash(XXH64_digest(&state)) == expected) return;
-  throw Error(fmt::format("{}: tensor {}: its XXH64 is {}, and {} says {}; the checkpoint is damaged",
+  throw Error(fmt::format("{}: tensor {}: its XXH64 is {}, and {} says {}; {}",
                           checkpoint().shards()[static_cast<std::size_t>(entry.shard)].file().path(),
-                          quote_name(entry.info->name), format_hash(XXH64_digest(&state)), kTq3ConfigName, expected));
+                          quote_name(entry.info->name), format_hash(XXH64_digest(&state)), kTq3ConfigName, expected, kDamagedCheckpoint));
 }
 
 void WeightReader::check_hashes(int threads, const Progress& progress) const {
