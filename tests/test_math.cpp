@@ -118,9 +118,10 @@ TEST_CASE("a quotient in two operations does not depend on powers of two, down t
   std::mt19937 random(20261122);
   std::int64_t off = 0, trusted = 0;
   for (int i = 0; i < 1'000'000; ++i) {
-    const float length = std::ldexp(1.0f + std::ldexp(static_cast<float>(random() >> 9), -23),
-                                    static_cast<int>(random() % 56) - 40);
-    const float x = math::float_from_bf16(static_cast<std::int32_t>((65 + random() % 127) << 7 | random() % 128));
+    const float significand = 1.0f + std::ldexp(static_cast<float>(random() >> 9), -23);
+    const float length = std::ldexp(significand, static_cast<int>(random() % 56) - 40);
+    const auto exponent = 65 + random() % 127;
+    const float x = math::float_from_bf16(static_cast<std::int32_t>(exponent << 7 | random() % 128));
     if (math::divides_briefly(length) == 0) continue;
     ++trusted;
     off += math::BriefDivision<float>(length, 1.0f / length)(x) == x / length ? 0 : 1;
