@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(kRowsPerBlock)
   float x[Capacity];
   float scratch[2 * Capacity];  // kRotationScratch, for rows of Capacity
   std::int32_t words[Capacity * Bits / 32];
-  encode_one<Bits>(args, codebook, row, x, scratch, words, first_refused);
+  encode_one<Bits>(args, codebook.edges, codebook.levels, row, x, scratch, words, first_refused);
 }
 
 // ---- The launcher.

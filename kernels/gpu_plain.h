@@ -8,15 +8,21 @@
 
 namespace tq::cuda {
 
+/// A codebook of at most four bits, in shared memory.
+struct PlainCodebook {
+  float levels[16];
+  float edges[16];
+};
+
 /// Not inlined: one copy serves several kernels, which shortens the build.
 template <int Bits>
-__device__ __noinline__ void encode_one(const EncodeArgs& args, const Codebook& codebook, std::int64_t row, float* x,
+__device__ __noinline__ void encode_one(const EncodeArgs& args, const float* edges, const float* levels, std::int64_t row, float* x,
                                         float* scratch, std::int32_t* words, unsigned long long* first_refused) {
   const int dim = args.rotation.dim;
   const int bytes = math::row_bytes(dim, Bits);
   load_row(args.dtype, args.rows + row * dim * element_bytes(args.dtype), dim, x);
-  const math::CodeFinder<Bits, float> find_code(codebook);
-  const math::LevelTable<Bits, float> level_of(codebook);
+  const math::CodeFinder<Bits, float> find_code(edges);
+  const math::LevelTable<Bits, float> level_of(levels);
   const auto coded = math::encode_row<Bits>(x, args.rotation, find_code, level_of, args.rule, words, scratch);
   store_words(words, bytes, args.codes + row * bytes);
   args.norms[row] = coded.norm;
@@ -36,11 +42,11 @@ __device__ __noinline__ void decode_one(const DecodeArgs& args, const Codebook& 
 
 /// The same with memory of their own, for rows of at most 256 elements.
 template <int Bits>
-__device__ __noinline__ void encode_plain_row(const EncodeArgs& args, const Codebook& codebook, std::int64_t row,
+__device__ __noinline__ void encode_plain_row(const EncodeArgs& args, const float* edges, const float* levels, std::int64_t row,
                                               unsigned long long* first_refused) {
   float x[256], scratch[512];
   std::int32_t words[8 * Bits];
-  encode_one<Bits>(args, codebook, row, x, scratch, words, first_refused);
+  encode_one<Bits>(args, edges, levels, row, x, scratch, words, first_refused);
 }
 
 template <int Bits>

@@ -18,7 +18,10 @@ class CodeFinder {
  public:
   using I = IntOf<V>;
 
-  TQ_HD explicit CodeFinder(const Codebook& codebook) : edges_(codebook.edges) {
+  TQ_HD explicit CodeFinder(const Codebook& codebook) : CodeFinder(codebook.edges) {}
+
+  /// edges: 2^Bits - 1
+  TQ_HD explicit CodeFinder(const float* edges) : edges_(edges) {
     if constexpr (kPermutes) {
       for (int depth = 0; depth < Bits; ++depth) {
         float edges[kLanes<V>] = {};
@@ -77,7 +80,10 @@ class LevelTable {
  public:
   using I = IntOf<V>;
 
-  TQ_HD explicit LevelTable(const Codebook& codebook) : levels_(codebook.levels) {
+  TQ_HD explicit LevelTable(const Codebook& codebook) : LevelTable(codebook.levels) {}
+
+  /// levels: 2^Bits
+  TQ_HD explicit LevelTable(const float* levels) : levels_(levels) {
     if constexpr (kRegisters > 0) memcpy(tables_, levels_, sizeof(float) << Bits);
     if constexpr (kRegisters == 2) tables_[1] = bits_as<V>(bits_as<I>(tables_[0]) ^ bits_as<I>(tables_[1]));
   }
