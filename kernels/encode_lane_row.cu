@@ -86,7 +86,7 @@ __device__ __forceinline__ float code_row(const LaneRow& x, float scale, const f
 #pragma unroll
     for (int e = 7; e >= 0; --e) {
       const float y = x[c][e] * scale;
-      const std::uint32_t code = find_code<K::kBits>(y, sign[e], magic, origin);
+      const std::uint32_t code = push_code<K::kBits, 1>(0, y, sign[e], magic, origin);
       bits = (bits << K::kBits) + code;
       if constexpr (K::kMode != NormMode::kRaw) {
         const float level = levels[code];
@@ -139,8 +139,8 @@ __global__ void __launch_bounds__(32 * kLaneRowWarps, 16 / kLaneRowWarps)
   __shared__ alignas(16) std::uint32_t signs1[kLaneRowDim];
   __shared__ alignas(16) float signs2[kLaneRowDim];
   __shared__ alignas(8) std::uint64_t barriers[kLaneRowWarps];
-  __shared__ SharedBins<K::kBits> bins;
-  __shared__ Codebook codebook;
+  __shared__ SharedBins<K::kBits, 1> bins;
+  __shared__ PlainCodebook codebook;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const DType dtype = K::kBf16 ? DType::kBf16 : args.dtype;
   const int row_bytes = kLaneRowDim * element_bytes(dtype), stage_bytes = kLaneRows * (row_bytes + 16);
@@ -176,7 +176,7 @@ __global__ void __launch_bounds__(32 * kLaneRowWarps, 16 / kLaneRowWarps)
     const int row = tile * kLaneRows + lane;
     const bool usual = squares > 0x1p-80f && squares < __int_as_float(0x7f800000);
     if (!known || (tile + 1) * kLaneRows > count || __any_sync(0xffffffffu, !usual)) {
-      if (row < count) encode_plain_row<K::kBits>(args, codebook, row, first_refused);
+      if (row < count) encode_plain_row<K::kBits>(args, codebook.edges, codebook.levels, row, first_refused);
       __syncwarp();
       continue;
     }

@@ -28,10 +28,6 @@ constexpr int stage_bytes(DType dtype) { return kTileElements * (dtype == DType:
 /// Floats of decode's tile in shared memory: rows are 8 words apart beyond their length.
 constexpr int tile_floats(int dim) { return kTileElements / dim * (dim + 8); }
 
-/// Words from run to run and from row to row of encode's (gpu_runs.h): padded, so that lanes that access it together meet in no bank.
-constexpr int run_pitch(int dim) { return 32 + 1024 / dim; }
-constexpr int row_pitch(int dim) { return dim / 32 * run_pitch(dim) + (dim == 256 ? 0 : 4); }
-
 /// A launch of a fast kernel. Blocks stay and take tile after tile, so there are at most as many as run at once.
 struct TileLaunch {
   int threads;       ///< of a block

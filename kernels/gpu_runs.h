@@ -1,14 +1,17 @@
 // Rows of 64, 128 or 256 elements on the lanes of a warp, for the fast encoders. Included by .cu files only.
 //
 // A row is L = 2, 4 or 8 runs of 32 neighbours, one a lane, so that a lane knows half of what its row needs: the sums of 32 squares and
-// the butterflies of strides 1 to 16. The strides from 32 on go across runs: through shared memory once, after which a lane holds its
-// column, the same 32 / L neighbours of each run. A tile is 32 runs, 1024 elements, contiguous in memory.
+// the butterflies of strides 1 to 16. The strides from 32 on go across runs: lanes exchange their elements once, after which lane m of a
+// row holds its column, neighbours m * 32 / L and on of each run. A tile is 32 runs, 1024 elements, contiguous in memory.
 //
-// Lanes that read 16 bytes of a run each would all meet in the same few banks, so lane l reads its words in another order, that of i ^ s
-// with an s of its own. A Hadamard transform turns that into signs: it takes the difference of two elements that changed place as minus
-// itself. So the signs of the rotation and these are put on together, without an instruction: a butterfly is a product with +1 or -1 and
-// a sum, whose rounding is the sum's, where the product is the sign of its second element relative to its first. The sign of the first
-// is left to the next butterfly, and that of all to the signs after the transform.
+// A butterfly is a product with +1 or -1 and a sum, whose rounding is the sum's, where the product is the sign of its second element
+// relative to its first. The sign of the first is left to the next butterfly, and that of all to the signs after the transform. So the
+// signs of the rotation cost no instruction, and neither do three changes of order, which a Hadamard transform turns into signs:
+//   - Lanes that read 16 bytes of a run each would all meet in the same few banks, so lane l reads its words in the order i ^ s with an
+//     s of its own. A difference of two elements that changed place is minus itself.
+//   - Butterflies with minus their sign put their sum where the difference would be, so the outputs of lane m lie in the order c ^ m of
+//     columns c: what goes to lane m ^ k is in the same registers of all lanes, and a shuffle exchanges it; what stays (k = 0) stays.
+//   - What comes from lane m ^ k is of run m ^ k, so the runs of a column lie in the order k ^ m.
 #pragma once
 
 #include <cstdint>
@@ -27,8 +30,6 @@ struct Runs {
   static constexpr int kWidth = 32 / L;  ///< neighbours of a run in a column
   static constexpr int kGranule = Granule;
   static constexpr int kGroups = kWidth > Granule ? kWidth / Granule : 1;  ///< of neighbours of a column that share a sign
-  static constexpr int kRunPitch = run_pitch(kDim);
-  static constexpr int kRowPitch = row_pitch(kDim);
 
   /// Where RunSigns has the sign of the butterflies of a stride whose first element is i of a run; or in run q, of a group of the column.
   template <int Stride>
@@ -50,15 +51,15 @@ struct Runs {
 struct alignas(16) PairSigns {
   float factors[4][8][4];
 
-  /// All threads of the block call it, 128 or more.
+  /// What thread `thread` of the block, of 128, puts there.
   template <class R>
-  __device__ void fill(const math::RotationView& rotation, int thread) {
-    if (thread >= 128) return;
+  static __device__ float read(const math::RotationView& rotation, int thread) {
     const int lane = thread / 4 % 8, i = 2 * (thread / 32 * 4 + thread % 4);
     const std::uint32_t* own = rotation.signs1 + 32 * (lane % R::kLanes);
     const int order = R::order(lane);
-    factors[thread / 32][lane][thread % 4] = sign_of(own[i ^ order] ^ own[(i + 1) ^ order]);
+    return sign_of(own[i ^ order] ^ own[(i + 1) ^ order]);
   }
+  __device__ void put(int thread, float factor) { factors[thread / 32][thread / 4 % 8][thread % 4] = factor; }
 };
 
 /// The signs of a lane's run, and of its column, relative to each other: factors +1 and -1 of the butterflies.
@@ -67,53 +68,60 @@ struct RunSigns {
   const float4* pairs;                          ///< of stride 1: this lane's in PairSigns
   float run[15];                                ///< of strides 2, 4, 8, 16: 8, 4, 2, 1 of them
   float column[(R::kLanes - 1) * R::kGroups];   ///< of strides 32, 64, 128: one for each pair of runs and group
-  float out[R::kLanes][R::kWidth];              ///< after the transform
+  float out[R::kLanes][R::kWidth];              ///< after the transform, times a unit
 
-  __device__ RunSigns(const math::RotationView& rotation, const PairSigns& of_pairs, int lane)
+  __device__ RunSigns(const math::RotationView& rotation, const PairSigns& of_pairs, float unit, int lane)
       : pairs(reinterpret_cast<const float4*>(of_pairs.factors[0][lane % 8])) {
     const int m = lane % R::kLanes, first_lane = lane - m;
     const std::uint32_t* own = rotation.signs1 + 32 * m;
     const int order = R::order(lane);
     std::uint32_t first[32];
 #pragma unroll
-    for (int i = 0; i < 32; ++i) first[i] = own[i ^ order];
-    set_run<2>(first);
+    for (int i = 0; i < 32; i += 4) read_four(own + (i ^ order), first + i);
+    set_run<2>(first, m);
     // What the transform of run q leaves on the elements of this lane's column.
     const auto left = [&](int q, int group) {
       const int swapped = R::order(first_lane + q);
       const int element = R::kWidth * m + R::kGranule * group;
       return rotation.signs1[32 * q + swapped] ^ static_cast<std::uint32_t>(__popc(swapped & element) << 31);
     };
-    set_column<1>(left);
+    set_column<1>(left, m);
 #pragma unroll
     for (int q = 0; q < R::kLanes; ++q) {
+      const auto order_sign = static_cast<std::uint32_t>(__popc(q & m) << 31);
+      std::uint32_t after[R::kWidth];
 #pragma unroll
-      for (int j = 0; j < R::kWidth; ++j) {
-        out[q][j] = sign_of(rotation.signs2[32 * q + R::kWidth * m + j] ^ left(0, j / R::kGranule));
-      }
+      for (int j = 0; j < R::kWidth; j += 4) read_four(rotation.signs2 + 32 * q + R::kWidth * m + j, after + j);
+#pragma unroll
+      for (int j = 0; j < R::kWidth; ++j) out[q][j] = unit * sign_of(after[j] ^ left(m, j / R::kGranule) ^ order_sign);
     }
   }
 
  private:
+  static __device__ __forceinline__ void read_four(const std::uint32_t* from, std::uint32_t* words) {
+    const uint4 four = *reinterpret_cast<const uint4*>(from);
+    words[0] = four.x, words[1] = four.y, words[2] = four.z, words[3] = four.w;
+  }
   template <int Stride>
-  __device__ __forceinline__ void set_run(const std::uint32_t (&first)[32]) {
+  __device__ __forceinline__ void set_run(const std::uint32_t (&first)[32], int m) {
+    const std::uint32_t swapped = (m & (Stride / R::kWidth)) != 0 ? 0x80000000u : 0;  // sum and difference
 #pragma unroll
     for (int i = 0; i < 32; ++i) {
-      if (i % (2 * Stride) == 0) run[R::template run_place<Stride>(i)] = sign_of(first[i] ^ first[i + Stride]);
+      if (i % (2 * Stride) == 0) run[R::template run_place<Stride>(i)] = sign_of(first[i] ^ first[i + Stride] ^ swapped);
     }
-    if constexpr (Stride < 16) set_run<2 * Stride>(first);
+    if constexpr (Stride < 16) set_run<2 * Stride>(first, m);
   }
   template <int Stride, class Left>
-  __device__ __forceinline__ void set_column(const Left& left) {
+  __device__ __forceinline__ void set_column(const Left& left, int m) {
 #pragma unroll
     for (int q = 0; q < R::kLanes; ++q) {
       if (q % (2 * Stride) != 0) continue;
 #pragma unroll
       for (int g = 0; g < R::kGroups; ++g) {
-        column[R::template column_place<Stride>(q, g)] = sign_of(left(q, g) ^ left(q + Stride, g));
+        column[R::template column_place<Stride>(q, g)] = sign_of(left(q ^ m, g) ^ left((q + Stride) ^ m, g));
       }
     }
-    if constexpr (2 * Stride < R::kLanes) set_column<2 * Stride>(left);
+    if constexpr (2 * Stride < R::kLanes) set_column<2 * Stride>(left, m);
   }
 };
 
@@ -158,33 +166,17 @@ __device__ __forceinline__ void transform_column(float (&v)[R::kLanes][R::kWidth
   if constexpr (2 * kStride < R::kLanes) transform_column<R, 2 * kStride>(v, signs);
 }
 
-/// A lane's places in a tile in shared memory, of kRows * kRowPitch words.
+/// The columns of lanes that hold transformed runs.
 template <class R>
-class RunPlaces {
- public:
-  __device__ RunPlaces(float* tile, int lane)
-      : run_(tile + lane / R::kLanes * R::kRowPitch + lane % R::kLanes * R::kRunPitch),
-        column_(tile + lane / R::kLanes * R::kRowPitch + lane % R::kLanes * R::kWidth) {}
-
-  __device__ __forceinline__ void store_run(const float (&x)[32]) const {
+__device__ __forceinline__ void exchange_columns(const float (&x)[32], float (&v)[R::kLanes][R::kWidth]) {
 #pragma unroll
-    for (int i = 0; i < 32; i += 4) *reinterpret_cast<float4*>(run_ + i) = make_float4(x[i], x[i + 1], x[i + 2], x[i + 3]);
-  }
-  __device__ __forceinline__ void load_column(float (&v)[R::kLanes][R::kWidth]) const {
+  for (int k = 0; k < R::kLanes; ++k) {
 #pragma unroll
-    for (int q = 0; q < R::kLanes; ++q) {
-#pragma unroll
-      for (int j = 0; j < R::kWidth; j += 4) {
-        const float4 f = *reinterpret_cast<const float4*>(column_ + q * R::kRunPitch + j);
-        v[q][j] = f.x, v[q][j + 1] = f.y, v[q][j + 2] = f.z, v[q][j + 3] = f.w;
-      }
+    for (int j = 0; j < R::kWidth; ++j) {
+      v[k][j] = k == 0 ? x[j] : __shfl_xor_sync(0xffffffffu, x[R::kWidth * k + j], k);
     }
   }
-
- private:
-  float* run_;
-  float* column_;
-};
+}
 
 /// The sum over a row of terms that its lanes hold, as the pairwise tree goes on: terms[q] is of run q and of this lane's neighbours in it.
 /// All lanes of the row get it.

@@ -5,26 +5,9 @@
 
 #include <cstdint>
 
+#include "kernels/gpu_warp.h"
+
 namespace tq::cuda {
-
-/// Shared address of a pointer.
-__device__ __forceinline__ std::uint32_t shared_address(const void* at) {
-  return static_cast<std::uint32_t>(__cvta_generic_to_shared(at));
-}
-
-/// The same value, which the compiler shall keep in a register and not compute anew where it is used.
-__device__ __forceinline__ std::uint32_t kept(std::uint32_t value) {
-  std::uint32_t same;
-  asm volatile("mov.b32 %0, %1;" : "=r"(same) : "r"(value));
-  return same;
-}
-
-/// 16 bytes of shared memory.
-__device__ __forceinline__ uint4 load_shared(std::uint32_t address) {
-  uint4 w;
-  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(w.x), "=r"(w.y), "=r"(w.z), "=r"(w.w) : "r"(address) : "memory");
-  return w;
-}
 
 /// Copies start and are waited for in turn: 0, 1, 0, 1, ..., or where there is one buffer always 0. All lanes call everything, at the
 /// same point.
@@ -92,14 +75,14 @@ class TileStages {
   /// Waits for the copy that was started `turn`; `phase` changes each time that all buffers were waited for.
   __device__ __forceinline__ void wait([[maybe_unused]] int turn, [[maybe_unused]] int phase) const {
 #if __CUDA_ARCH__ >= 900
-    std::uint32_t done = 0;
-    do {
-      asm volatile(
-          "{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p;}"
-          : "=r"(done)
-          : "r"(barriers_ + 8u * static_cast<std::uint32_t>(turn)), "r"(phase)
-          : "memory");
-    } while (done == 0);
+    // One instruction asks for all lanes, so they get one answer and the branch does not divide them.
+    asm volatile(
+        "{.reg .pred p;\n"
+        "Again:\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
+        "@!p bra.uni Again;}" ::"r"(barriers_ + 8u * static_cast<std::uint32_t>(turn)),
+        "r"(phase)
+        : "memory");
 #else
     asm volatile("cp.async.wait_group %0;" ::"n"(Buffers - 1) : "memory");
     __syncwarp();
