@@ -24,11 +24,11 @@ class CodeFinder {
   TQ_HD explicit CodeFinder(const float* edges) : edges_(edges) {
     if constexpr (kPermutes) {
       for (int depth = 0; depth < Bits; ++depth) {
-        float edges[kLanes<V>] = {};
+        float table[kLanes<V>] = {};
         const int step = 1 << (Bits - depth);  // between the codes that the search can have found so far
-        for (int code = 0; code < 1 << Bits; code += step) edges[code >> kHalved] = edges_[code + step / 2 - 1];
-        if (depth == 0) std::fill_n(edges, kLanes<V>, edges[0]);
-        memcpy(&tables_[depth], edges, sizeof(V));
+        for (int code = 0; code < 1 << Bits; code += step) table[code >> kHalved] = edges[code + step / 2 - 1];
+        if (depth == 0) std::fill_n(table, kLanes<V>, table[0]);
+        memcpy(&tables_[depth], table, sizeof(V));
       }
     }
   }
