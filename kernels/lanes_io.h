@@ -10,6 +10,12 @@ namespace tq::math {
 inline namespace TQ_TARGET {
 
 #define TQ_SHUFFLE(...) __builtin_shufflevector(__VA_ARGS__)
+// Of pairs of words, of which g++ 12 knows instructions that take no register for the order.
+#define TQ_SHUFFLE_PAIRS(a, b, ...) bits_as<I>(TQ_SHUFFLE(bits_as<PairLanes<I>>(a), bits_as<PairLanes<I>>(b), __VA_ARGS__))
+
+/// The same register as lanes of 64 bits.
+template <class I>
+using PairLanes __attribute__((vector_size(sizeof(I)))) = std::int64_t;
 
 /// Transposes the W x W words m[row] lane column.
 template <class I>
@@ -45,24 +51,25 @@ TQ_HD void transpose(I* m) {
       const I q = TQ_SHUFFLE(m[i], m[i + 1], 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
       const I r = TQ_SHUFFLE(m[i + 2], m[i + 3], 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);
       const I s = TQ_SHUFFLE(m[i + 2], m[i + 3], 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
-      a[i] = TQ_SHUFFLE(p, r, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
-      a[i + 1] = TQ_SHUFFLE(p, r, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
-      a[i + 2] = TQ_SHUFFLE(q, s, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
-      a[i + 3] = TQ_SHUFFLE(q, s, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+      a[i] = TQ_SHUFFLE_PAIRS(p, r, 0, 8, 2, 10, 4, 12, 6, 14);
+      a[i + 1] = TQ_SHUFFLE_PAIRS(p, r, 1, 9, 3, 11, 5, 13, 7, 15);
+      a[i + 2] = TQ_SHUFFLE_PAIRS(q, s, 0, 8, 2, 10, 4, 12, 6, 14);
+      a[i + 3] = TQ_SHUFFLE_PAIRS(q, s, 1, 9, 3, 11, 5, 13, 7, 15);
     }
     // Now a[4j + i] holds columns i, i+4, i+8, i+12 of rows 4j .. 4j+3, four words each.
     for (int i = 0; i < 4; ++i) {
-      const I p = TQ_SHUFFLE(a[i], a[i + 4], 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27);
-      const I q = TQ_SHUFFLE(a[i], a[i + 4], 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
-      const I r = TQ_SHUFFLE(a[i + 8], a[i + 12], 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27);
-      const I s = TQ_SHUFFLE(a[i + 8], a[i + 12], 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
-      m[i] = TQ_SHUFFLE(p, r, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);
-      m[i + 4] = TQ_SHUFFLE(q, s, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);
-      m[i + 8] = TQ_SHUFFLE(p, r, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
-      m[i + 12] = TQ_SHUFFLE(q, s, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+      const I p = TQ_SHUFFLE_PAIRS(a[i], a[i + 4], 0, 1, 4, 5, 8, 9, 12, 13);
+      const I q = TQ_SHUFFLE_PAIRS(a[i], a[i + 4], 2, 3, 6, 7, 10, 11, 14, 15);
+      const I r = TQ_SHUFFLE_PAIRS(a[i + 8], a[i + 12], 0, 1, 4, 5, 8, 9, 12, 13);
+      const I s = TQ_SHUFFLE_PAIRS(a[i + 8], a[i + 12], 2, 3, 6, 7, 10, 11, 14, 15);
+      m[i] = TQ_SHUFFLE_PAIRS(p, r, 0, 1, 4, 5, 8, 9, 12, 13);
+      m[i + 4] = TQ_SHUFFLE_PAIRS(q, s, 0, 1, 4, 5, 8, 9, 12, 13);
+      m[i + 8] = TQ_SHUFFLE_PAIRS(p, r, 2, 3, 6, 7, 10, 11, 14, 15);
+      m[i + 12] = TQ_SHUFFLE_PAIRS(q, s, 2, 3, 6, 7, 10, 11, 14, 15);
     }
   }
 }
+#undef TQ_SHUFFLE_PAIRS
 #undef TQ_SHUFFLE
 
 /// Asks for `bytes` bytes at `at` to come into the cache, to be read or written. A block of rows is read in many streams, which
@@ -82,6 +89,18 @@ TQ_HD void copy_end(void* to, const void* from, int bytes) {
     for (; done + 16 <= bytes; done += 16) memcpy(target + done, source + done, 16);
   }
   if (done < bytes) memcpy(target + done, source + done, static_cast<std::size_t>(bytes - done));
+}
+
+/// The first `bytes` bytes of `words`, fewer than it has, to the end of a row: one masked store where the machine has it.
+template <class I>
+TQ_HD void store_end(std::uint8_t* to, const I& words, int bytes) {
+#if defined(__AVX512BW__)
+  if constexpr (sizeof(I) == 64) {
+    _mm512_mask_storeu_epi8(to, (std::uint64_t{1} << bytes) - 1, bits_as<__m512i>(words));
+    return;
+  }
+#endif
+  copy_end<I>(to, &words, bytes);
 }
 
 /// Calls take(w, word w of each row, a row a lane) for each word. rows: kLanes<I> rows, `stride` bytes apart, `bytes` used of
@@ -122,10 +141,12 @@ TQ_HD void store_words(I* words, std::uint8_t* rows, std::int64_t stride, int by
     for (int r = 0; r < kWidth; ++r) memcpy(rows + r * stride + start, &words[r], sizeof(I));
   }
   if (start >= bytes) return;
-  I last[kWidth] = {};
-  for (int w = 0; w < (bytes - start + 3) / 4; ++w) last[w] = words[w];
+  I last[kWidth];
+  const int most = (bytes - start + 3) / 4 - 1;
+  TQ_UNROLL(16)
+  for (int w = 0; w < kWidth; ++w) last[w] = words[w < most ? w : most];  // after the row's end any word will do: it is not stored
   transpose(last);
-  for (int r = 0; r < kWidth; ++r) copy_end<I>(rows + r * stride + start, &last[r], bytes - start);
+  for (int r = 0; r < kWidth; ++r) store_end(rows + r * stride + start, last[r], bytes - start);
 }
 
 /// x[i] lane r = element i of row r, as float32. x has room for dim values and, where dim is odd, one more.

@@ -140,6 +140,14 @@ template <class I>
 TQ_HD bool any(I mask) {
   if constexpr (kLanes<I> == 1) {
     return mask != 0;
+#if defined(__AVX512F__)
+  } else if constexpr (kLanes<I> == 16) {
+    return _mm512_test_epi32_mask(bits_as<__m512i>(mask), bits_as<__m512i>(mask)) != 0;
+#endif
+#if defined(__AVX2__)
+  } else if constexpr (kLanes<I> == 8) {
+    return _mm256_testz_si256(bits_as<__m256i>(mask), bits_as<__m256i>(mask)) == 0;
+#endif
   } else {
     std::int32_t all = 0;
     for (int lane = 0; lane < kLanes<I>; ++lane) all |= mask[lane];
