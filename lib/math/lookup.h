@@ -85,6 +85,7 @@ class LevelTable {
   /// levels: 2^Bits
   TQ_HD explicit LevelTable(const float* levels) : levels_(levels) {
     if constexpr (kRegisters > 0) memcpy(tables_, levels_, sizeof(float) << Bits);
+    if constexpr (kRegisters == 1) squares_ = tables_[0] * tables_[0];
     if constexpr (kRegisters == 2) tables_[1] = bits_as<V>(bits_as<I>(tables_[0]) ^ bits_as<I>(tables_[1]));
   }
 
@@ -103,12 +104,20 @@ class LevelTable {
     }
   }
 
+  /// The level's square.
+  TQ_HD V square(I code) const {
+    if constexpr (kRegisters == 1) return permute(squares_, code);
+    const V level = (*this)(code);
+    return level * level;
+  }
+
  private:
   /// Registers that hold all levels: one or two, else none are used.
   static constexpr int kNeeded = ((1 << Bits) + kLanes<V> - 1) / kLanes<V>;
   static constexpr int kRegisters = kCanPermute<V> && kNeeded <= 2 ? kNeeded : 0;
 
   const float* levels_;
+  V squares_ = {};  ///< of the levels, where one register holds them
   V tables_[kRegisters > 0 ? kRegisters : 1] = {};  ///< of two, the second holds what turns the first's bits into its own
 };
 

@@ -16,9 +16,21 @@ enum class NormMode : std::int32_t {
 namespace math {
 inline namespace TQ_TARGET {
 
+/// term(x[0], 0) + ... + term(x[7], 7) as a pairwise tree.
+template <class V, class Term>
+TQ_HD V sum_eight(const V* x, Term term) {
+  return ((term(x[0], 0) + term(x[1], 1)) + (term(x[2], 2) + term(x[3], 3))) +
+         ((term(x[4], 4) + term(x[5], 5)) + (term(x[6], 6) + term(x[7], 7)));
+}
+
 /// Sum of terms[0..count) as a pairwise tree. `terms` is overwritten; count >= 1.
 template <class V>
 TQ_HD V sum_pairwise(V* terms, int count) {
+  if constexpr (kLanes<V> >= 8) {  // three levels at once, in registers
+    for (; count % 8 == 0; count /= 8) {
+      for (int i = 0; i < count / 8; ++i) terms[i] = sum_eight(terms + 8 * i, [](V term, int) { return term; });
+    }
+  }
   while (count > 1) {
     const int half = count / 2;
     for (int i = 0; i < half; ++i) terms[i] = terms[2 * i] + terms[2 * i + 1];
@@ -28,20 +40,42 @@ TQ_HD V sum_pairwise(V* terms, int count) {
   return terms[0];
 }
 
-/// Sum of squares of x[0..dim), the same tree: three levels are done in registers where dim is a multiple of 8.
-/// `scratch` has room for dim values.
-template <class V>
-TQ_HD V sum_squares(const V* x, int dim, V* scratch) {
+/// Sum of term(x[i], j) over x[0..dim), the same tree. Where dim is a multiple of 8, three levels are done in registers and
+/// j is i % 8, else it is 0: always a constant. `scratch` has room for dim values.
+template <class V, class Term>
+TQ_HD V sum_terms(const V* x, int dim, V* scratch, Term term) {
   if (dim % 8 != 0) {
-    for (int i = 0; i < dim; ++i) scratch[i] = x[i] * x[i];
+    for (int i = 0; i < dim; ++i) scratch[i] = term(x[i], 0);
     return sum_pairwise(scratch, dim);
   }
-  for (int i = 0; i < dim; i += 8) {
-    const V* p = x + i;
-    scratch[i / 8] = ((p[0] * p[0] + p[1] * p[1]) + (p[2] * p[2] + p[3] * p[3])) +
-                     ((p[4] * p[4] + p[5] * p[5]) + (p[6] * p[6] + p[7] * p[7]));
-  }
-  return sum_pairwise(scratch, dim / 8);
+  const int eighths = dim / 8;
+  for (int i = 0; i < eighths; ++i) scratch[i] = sum_eight(x + 8 * i, term);
+  return sum_pairwise(scratch, eighths);
+}
+
+/// Sum of squares of x[0..dim).
+template <class V>
+TQ_HD V sum_squares(const V* x, int dim, V* scratch) {
+  return sum_terms(x, dim, scratch, [](V value, int) { return value * value; });
+}
+
+/// What a pass over a row finds. `least` means nothing where the row holds NaN.
+template <class V>
+struct RowSurvey {
+  V squares;  ///< sum_squares()
+  V least;    ///< no value is less in magnitude
+};
+
+/// Both in one pass. sum_squares() alone with 0 is a survey too.
+template <class V>
+TQ_HD RowSurvey<V> survey_row(const V* x, int dim, V* scratch) {
+  constexpr int kChains = 4;  // independent, so that a minimum need not wait for the one before
+  V least[kChains] = {x[0], x[0], x[0], x[0]};
+  const V squares = sum_terms(x, dim, scratch, [&least](V value, int place) {
+    least[place % kChains] = least_magnitude(least[place % kChains], value);
+    return value * value;
+  });
+  return {squares, least_magnitude(least_magnitude(least[0], least[1]), least_magnitude(least[2], least[3]))};
 }
 
 /// A row's norm, and whether it can be coded.
@@ -50,6 +84,7 @@ struct RowNorm {
   V norm;            ///< L2 norm, float32; 0 only for a row of zeros
   V scale;           ///< numerator / length; 0 for a row of zeros
   V length;          ///< norm of the row as it now stands in memory
+  V least;           ///< none of its values is less in magnitude
   IntOf<V> refused;  ///< set where the row holds NaN or infinity, or where its norm overflows float32
 };
 
@@ -79,21 +114,25 @@ TQ_HD_CALL RowNorm<V> scaled_row_norm(V* x, int dim, float numerator, IntOf<V> u
   result.norm = scaled * up;
   result.scale = select(mask_greater(scaled, zero), splat<V>(numerator) / scaled, zero);
   result.length = scaled;
+  result.least = zero;
   result.refused = not_finite | ~mask_greater(splat<V>(__builtin_inff()), result.norm);
   return result;
 }
 
-/// Norm of x[0..dim), and numerator / norm. Rows whose sum of squares is zero, tiny or infinite take the scaled path;
-/// what a lane gets does not depend on its neighbours.
+/// Norm of x[0..dim), which is surveyed, and numerator / norm. Rows whose sum of squares is zero, tiny or infinite take
+/// the scaled path; what a lane gets does not depend on its neighbours.
+template <class V>
+TQ_HD RowNorm<V> row_norm(V* x, int dim, RowSurvey<V> survey, float numerator, V* scratch) {
+  using I = IntOf<V>;
+  const I usual = mask_greater(survey.squares, splat<V>(0x1p-80f)) &
+                  mask_greater(splat<V>(__builtin_inff()), survey.squares);
+  if (any(~usual)) return scaled_row_norm(x, dim, numerator, usual, scratch);
+  const V norm = square_root(survey.squares);
+  return {norm, splat<V>(numerator) / norm, norm, survey.least, splat_int<I>(0)};
+}
 template <class V>
 TQ_HD RowNorm<V> row_norm(V* x, int dim, float numerator, V* scratch) {
-  using I = IntOf<V>;
-  const V squares = sum_squares(x, dim, scratch);
-  const I usual = mask_greater(squares, splat<V>(0x1p-80f)) &
-                  mask_greater(splat<V>(__builtin_inff()), squares);
-  if (any(~usual)) return scaled_row_norm(x, dim, numerator, usual, scratch);
-  const V norm = square_root(squares);
-  return {norm, splat<V>(numerator) / norm, norm, splat_int<I>(0)};
+  return row_norm(x, dim, RowSurvey<V>{sum_squares(x, dim, scratch), splat<V>(0.0f)}, numerator, scratch);
 }
 
 /// x := x / length, each value correctly rounded (a row of zeros stays).
@@ -144,21 +183,13 @@ TQ_HD IntOf<V> divides_briefly(V length) {
   return ~off & mask_greater(length, splat<V>(0x1p-40f)) & mask_greater(splat<V>(0x1p16f), length);
 }
 
-/// Whether QuickDivision is exact: no value but 0 is below 2^-62 in magnitude, and length is in [2^-40, 2^64).
+/// Whether QuickDivision is exact: no value but 0 is below 2^-62 in magnitude, and length is in [2^-40, 2^64). None is below `least`.
 template <class V>
-TQ_HD bool divides_quickly(const V* x, int dim, V length) {
+TQ_HD bool divides_quickly(const V* x, int dim, V length, V least) {
   using I = IntOf<V>;
   const V limit = splat<V>(0x1p-62f);
   if (any(mask_greater(splat<V>(0x1p-40f), length) | ~mask_greater(splat<V>(0x1p64f), length))) return false;
-  constexpr int kChains = 4;  // independent, so that a minimum need not wait for the one before
-  V least[kChains] = {length, length, length, length};
-  int done = 0;
-  for (; done + kChains <= dim; done += kChains) {
-    for (int j = 0; j < kChains; ++j) least[j] = least_magnitude(least[j], x[done + j]);
-  }
-  for (; done < dim; ++done) least[0] = least_magnitude(least[0], x[done]);
-  const V smallest = least_magnitude(least_magnitude(least[0], least[1]), least_magnitude(least[2], least[3]));
-  if (!any(mask_greater(limit, smallest))) return true;
+  if (!any(mask_greater(limit, least))) return true;
   I small = splat_int<I>(0);  // they may all be zeros
   for (int i = 0; i < dim; ++i) small |= mask_greater(limit, absolute(x[i])) & mask_greater(absolute(x[i]), splat<V>(0.0f));
   return !any(small);

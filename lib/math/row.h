@@ -41,12 +41,18 @@ TQ_HD EncodedRow<V> store_norm(V norm, IntOf<V> refused, bool f16) {
   return {norm, refused | ~mask_greater(splat<V>(__builtin_inff()), norm)};
 }
 
-/// mix() of x / length.
+/// mix() of x / norm.length. `brief`: the values have at most 8 significant bits.
 template <class V>
-TQ_HD void mix_divided(V* x, const RotationView& rotation, V length, V* scratch) {
+TQ_HD void mix_divided(V* x, const RotationView& rotation, const RowNorm<V>& norm, [[maybe_unused]] bool brief, V* scratch) {
+  const V length = norm.length;
   if constexpr (kCanFuse<V>) {
-    if (divides_quickly(x, rotation.dim, length)) {
-      return mix(x, rotation, rotation.signs1, false, scratch, QuickDivision<V>{x, length, splat<V>(1.0f) / length});
+    if (divides_quickly(x, rotation.dim, length, norm.least)) {
+      const V reciprocal = splat<V>(1.0f) / length;
+      if (brief && !any(~divides_briefly(length))) {
+        const auto quotient = [x, by = BriefDivision<V>(length, reciprocal)](int i) { return by(x[i]); };
+        return mix(x, rotation, rotation.signs1, false, scratch, quotient);
+      }
+      return mix(x, rotation, rotation.signs1, false, scratch, QuickDivision<V>{x, length, reciprocal});
     }
   }
   divide_row(x, rotation.dim, length);
@@ -73,10 +79,10 @@ TQ_HD void for_each_code(I* words, int dim, F&& f) {
   for (int i = 0; start + i < dim; ++i) f(words, i, start + i);
 }
 
-/// 1/|c|: the factor on a row's norm that keeps it, for its levels c. They are overwritten.
+/// 1/|c|: the factor on a row's norm that keeps it, for the squares of its levels c.
 template <class V>
-TQ_HD V corrected_factor(V* levels, int dim, V* scratch) {
-  const V energy = sum_squares(levels, dim, scratch);
+TQ_HD V corrected_factor(const V* squares, int dim, V* scratch) {
+  const V energy = sum_terms(squares, dim, scratch, [](V square, int) { return square; });
   const V one = splat<V>(1.0f);
   return select(mask_greater(energy, splat<V>(0.0f)), one / square_root(energy), one);
 }
@@ -98,16 +104,21 @@ TQ_HD_CALL V least_squares_factor(const V* x, const RotationView& rotation, V sc
   return select(mask_greater(product, zero), product / energy, zero);
 }
 
-/// x [dim] -> words [row_words(dim, Bits)], norm. x is overwritten. scratch: kRotationScratch values.
+/// x [dim] -> words [row_words(dim, Bits)], norm. x is overwritten. scratch: kRotationScratch values. `brief`: x has at most 8 significant
+/// bits, as BF16 has; that changes no bit of the result, and a division is then shorter.
 template <int Bits, class V>
 TQ_HD EncodedRow<V> encode_row(V* x, const RotationView& rotation, const CodeFinder<Bits, V>& find_code,
-                               const LevelTable<Bits, V>& level_of, NormRule rule, IntOf<V>* words, V* scratch) {
+                               const LevelTable<Bits, V>& level_of, NormRule rule, IntOf<V>* words, V* scratch,
+                               [[maybe_unused]] bool brief = false) {
   using I = IntOf<V>;
   const int dim = rotation.dim;
-  RowNorm<V> norm = row_norm(x, dim, rotation.scale, scratch);
+  const bool wants_least = kCanFuse<V> && rule.divide_first;  // by mix_divided()
+  const RowSurvey<V> survey =
+      wants_least ? survey_row(x, dim, scratch) : RowSurvey<V>{sum_squares(x, dim, scratch), splat<V>(0.0f)};
+  RowNorm<V> norm = row_norm(x, dim, survey, rotation.scale, scratch);
   if (rule.divide_first) {
     norm.scale = splat<V>(rotation.scale);
-    mix_divided(x, rotation, norm.length, scratch);
+    mix_divided(x, rotation, norm, brief, scratch);
   } else {
     mix(x, rotation, rotation.signs1, false, scratch);
   }
@@ -118,7 +129,7 @@ TQ_HD EncodedRow<V> encode_row(V* x, const RotationView& rotation, const CodeFin
     return code;
   };
   if (rule.mode == NormMode::kCorrected) {  // a loop of its own: a branch in the other would cost as much as a comparison
-    for_each_code<Bits>(words, dim, [&](I* group, int place, int i) { x[i] = level_of(find(group, place, i)); });
+    for_each_code<Bits>(words, dim, [&](I* group, int place, int i) { x[i] = level_of.square(find(group, place, i)); });
     return store_norm(norm.norm * corrected_factor(x, dim, scratch), norm.refused, rule.f16);
   }
   for_each_code<Bits>(words, dim, find);
