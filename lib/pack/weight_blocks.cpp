@@ -43,7 +43,7 @@ ByteRange source_range(const WeightItem& item, const WeightBlock& block) {
   return {static_cast<std::uint64_t>(first * element_bytes(item)), static_cast<std::uint64_t>(count * element_bytes(item))};
 }
 
-void read_block(const Checkpoint& source, const WeightItem& item, const WeightBlock& block, std::vector<std::byte>& bytes) {
+void read_block(const Checkpoint& source, const WeightItem& item, const WeightBlock& block, AlignedVector<std::byte>& bytes) {
   const ByteRange range = source_range(item, block);
   bytes.resize(range.count);
   source.read(*item.source, range.first, bytes);
@@ -98,7 +98,7 @@ std::string hash_source(const Checkpoint& source, const WeightPlan& plan, std::s
   std::vector<WeightBlock> blocks;
   cut_item(plan.items[item], item, blocks);
   SourceHash hash;
-  std::vector<std::byte> bytes;
+  AlignedVector<std::byte> bytes;
   for (const WeightBlock& block : blocks) {
     read_block(source, plan.items[item], block, bytes);
     hash.add(hash_bytes(bytes));

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "lib/aligned.h"
 #include "lib/error.h"
 #include "lib/io/staged_file.h"
 #include "lib/pack/pack_seconds.h"
@@ -46,10 +47,10 @@ std::string hash_source(const Checkpoint& source, const WeightPlan& plan, std::s
 
 /// What a worker holds between the two stages of a block.
 struct BlockBuffers {
-  std::vector<std::byte> source;     ///< as read
-  std::vector<std::byte> padded;     ///< groups with their padding, where rows have any
-  std::vector<std::uint8_t> codes;
-  std::vector<float> norms;
+  AlignedVector<std::byte> source;   ///< as read
+  AlignedVector<std::byte> padded;   ///< groups with their padding, where rows have any
+  AlignedVector<std::uint8_t> codes;
+  AlignedVector<float> norms;
   std::vector<float> values, stored;  ///< of a tensor that is cast: the source's, and what F16 makes of them
   std::vector<std::byte> kept;        ///< the same in F16
   WeightCheck check;
