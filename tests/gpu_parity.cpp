@@ -158,23 +158,52 @@ Tally compare_norms(const Backend& reference, const Backend& tested, int dim, No
   return tally;
 }
 
-/// Rows that are divided by their norm first, as those of native TQ3.
+/// Of rows that are divided by their norm first, as those of native TQ3.
+Codec group_codec(int bits, int dim, NormMode mode) {
+  Scheme scheme = default_scheme(bits, dim);
+  const Codebook table = find_codebook(scheme.codebook).table;
+  const std::vector<float> matrix = Codec(scheme).rotation().matrix();
+  scheme.norm = mode;
+  const bool frozen = bits <= 4 && (dim == 64 || dim == 128 || dim == 256);
+  scheme.codebook = fmt::format("vj-d{}-b{}", dim, bits);
+  return Codec(scheme, frozen ? find_codebook(scheme.codebook).table : table, matrix, {}, "gpu_parity");
+}
+
 Tally compare_groups(const Backend& reference, const Backend& tested, int dim, NormMode mode) {
   Tally tally;
   for (const int bits : {2, 3, 4, 5}) {
-    Scheme scheme = default_scheme(bits, dim);
-    const Codebook table = find_codebook(scheme.codebook).table;
-    const std::vector<float> matrix = Codec(scheme).rotation().matrix();
-    scheme.norm = mode;
-    const bool frozen = bits <= 4 && (dim == 64 || dim == 128 || dim == 256);
-    scheme.codebook = fmt::format("vj-d{}-b{}", dim, bits);
-    const Codec codec(scheme, frozen ? find_codebook(scheme.codebook).table : table, matrix, {}, "gpu_parity");
+    const Codec codec = group_codec(bits, dim, mode);
     for (const DType dtype : kDTypes) {
-      Rows rows = make_rows(dtype, dim, rows_of_case(scheme.rotation, dim), largest_value(dtype) / 4, 17);
+      Rows rows = make_rows(dtype, dim, rows_of_case(codec.scheme().rotation, dim), largest_value(dtype) / 4, 17);
       compare(reference, tested, codec, rows, -1, tally);
       compare_refusals(reference, tested, codec, rows, tally);
       add_small_values(rows);
       compare(reference, tested, codec, rows, -1, tally);
+    }
+  }
+  return tally;
+}
+
+/// Every number of rows up to two tiles and a row, so that the last tile overlaps the one before in every way; with a row of zeros, which
+/// is left to the plain code, in each of the places that matter, and without.
+Tally compare_few_rows(const Backend& reference, const Backend& tested, int dim) {
+  Tally tally;
+  constexpr std::int64_t kOwnWays = 12;  // rows that make_rows() begins with
+  for (const int bits : {2, 3, 4}) {
+    for (const Codec& codec : {Codec(default_scheme(bits, dim)), group_codec(bits, dim, NormMode::kCorrected)}) {
+      for (const DType dtype : {DType::kF32, DType::kBf16}) {
+        for (std::int64_t count = 1; count <= 2 * 1024 / dim + 1; ++count) {
+          Rows rows = make_rows(dtype, dim, kOwnWays + count, 1.0f, 29);
+          rows.bytes.erase(rows.bytes.begin(), rows.bytes.begin() + static_cast<std::ptrdiff_t>(kOwnWays * rows.row_bytes()));
+          rows.count = count;
+          compare(reference, tested, codec, rows, -1, tally);
+          for (const std::int64_t zero : {std::int64_t{0}, count / 2, count - 1}) {
+            Rows with_zero = rows;
+            spoil(with_zero, zero, -1, 0.0f);
+            compare(reference, tested, codec, with_zero, -1, tally);
+          }
+        }
+      }
     }
   }
   return tally;
@@ -271,6 +300,9 @@ int run(const std::string& which, const std::vector<std::string>& words) {
       run_family(fmt::format("dim {:4} rht2     bits 2-5 norm {} divide first", dim, name_of(mode)),
                [&] { return compare_groups(*reference, *tested, dim, mode); });
     }
+  }
+  for (const int dim : {64, 128, 256}) {
+    run_family(fmt::format("dim {:4} rht2     bits 2-4 few rows", dim), [&] { return compare_few_rows(*reference, *tested, dim); });
   }
   for (const int dim : kSearchDims) {
     for (const int effort : {1, 2, 3}) {
