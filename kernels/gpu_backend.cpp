@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
 #include <mutex>
 
 #include "kernels/cuda_check.h"
@@ -24,6 +25,8 @@ constexpr std::int64_t kChunkBytes = std::int64_t{4} << 20;
 constexpr std::int64_t kNone = -1;
 constexpr std::int64_t kFloatBytes = sizeof(float);
 constexpr std::int64_t kFlagBytes = sizeof(unsigned long long);
+
+std::atomic<int> most_blocks{0};  ///< limit_cuda_blocks()
 
 /// What one call works with: a lane's buffers serve one thread at a time, and its copies and kernels run in that thread's stream.
 struct Lane {
@@ -253,6 +256,8 @@ std::string describe_missing_cuda() {
                      cudaGetErrorString(status));
 }
 
+void limit_cuda_blocks(int most) { most_blocks = most; }
+
 std::unique_ptr<Backend> make_cuda_backend(int device) {
   if (const std::string missing = describe_missing_cuda(); !missing.empty()) throw Error("no GPU: " + missing);
   int count = 0;
@@ -318,7 +323,8 @@ int resident_blocks(const void* kernel, int threads, int shared_bytes) {
   check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads,
                                                            static_cast<std::size_t>(shared_bytes)),
              "asking how many blocks fit");
-  return std::max(1, processors * blocks);
+  const int all = std::max(1, processors * blocks), most = most_blocks;
+  return most > 0 ? std::min(all, most) : all;
 }
 
 }  // namespace cuda

@@ -17,4 +17,7 @@ std::string describe_missing_cuda();
 /// memory that the kernels themselves need comes on top, see docs/kernels.md. Throws Error if the device does not exist, or if this build has no code for it.
 std::unique_ptr<Backend> make_cuda_backend(int device);
 
+/// For tests: at most so many blocks of a fast kernel run at once, so that few rows take many turns of its loop. 0: as many as fit.
+void limit_cuda_blocks(int most);
+
 }  // namespace tq

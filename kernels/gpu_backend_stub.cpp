@@ -12,6 +12,8 @@ std::string describe_missing_cuda() {
 
 std::unique_ptr<Backend> make_cuda_backend(int) { throw Error("no GPU: " + describe_missing_cuda()); }
 
+void limit_cuda_blocks(int) {}
+
 std::unique_ptr<DeviceBench> make_device_bench(int) { throw Error("no GPU: " + describe_missing_cuda()); }
 
 std::unique_ptr<CudaForwardDevice> make_cuda_forward(int) { throw Error("no GPU: " + describe_missing_cuda()); }

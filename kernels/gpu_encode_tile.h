@@ -4,7 +4,7 @@
 // least-squares norms, for their division), so that the compiler mixes the two: each alone would wait more than it computes.
 //
 // Codes are found by bins (gpu_bins.h). What these do not serve, the launcher leaves to the plain kernel. Tiles with a row that is not
-// finite, or whose squares leave float32's range, or that cannot be divided in the fast way, are left to the plain code after the loop.
+// finite, whose squares leave float32's range, or that cannot be divided without a division, are left to the plain code after the loop.
 //
 // Included by encode_tile_64.cu, _128.cu and _256.cu, so that they compile side by side.
 #pragma once
@@ -106,7 +106,7 @@ __device__ __forceinline__ void finish(const EncodeArgs& args, const Unfinished&
   if constexpr (K::kFactor) norm *= norm_factor<K::kMode>(sum_energy<R, K::kBits>(codes, energies), tile.product);
   const int count = static_cast<int>(args.count), first_row = min(tile.row, count - R::kRows);
   exchange.write(codes, args.codes + static_cast<std::int64_t>(first_row) * (R::kDim / 8 * K::kBits), tile.row < count);
-  const float stored = args.rule.f16 ? __half2float(__float2half_rn(norm)) : norm;  // as math::store_norm()
+  const float stored = args.rule.f16 ? __half2float(__float2half_rn(norm)) : norm;  // math::store_norm() by the machine's conversions
   const int row = first_row + static_cast<int>(static_cast<unsigned>(lane) / R::kLanes);
   const bool mine = row >= tile.row && lane % R::kLanes == 0;
   if (mine) args.norms[row] = stored;
@@ -139,8 +139,8 @@ __global__ void __launch_bounds__(32 * kEncodeWarps, 4)
   const int row_bytes = R::kDim * element_bytes(dtype), tile_bytes = R::kRows * row_bytes;
   EncodeShared<K>& shared = shared_warps[warp];
   const TileStages<2> stages(buffers + 2 * warp * tile_bytes, shared.barriers, tile_bytes, lane);
-  // The warps of a block go on together, and the loop has no call: else the compiler would not know that lanes are not divided. A warp's
-  // rows are `offset` beyond the block's. Rows that fill no tile are the last of one that overlaps the tile before.
+  // The warps of a block go on together, and the loop does not call the plain code: else the compiler would not know that lanes are not
+  // divided. A warp's rows are `offset` beyond the block's. Rows that fill no tile are the last of one that overlaps the tile before.
   const int count = static_cast<int>(args.count), last_tile = count - R::kRows, offset = warp * R::kRows;
   const int step = static_cast<int>(gridDim.x) * kEncodeWarps * R::kRows;
   const auto start = [&](int row, int turn) {
@@ -172,7 +172,7 @@ __global__ void __launch_bounds__(32 * kEncodeWarps, 4)
 
   Unfinished last;
   int refused = kNoRow;
-  bool has_plain = last_tile < 0;  // tiles for the plain code: the norm of their last row is -1 until then
+  bool has_plain = last_tile < 0;  // all rows are for the plain code; or tiles are: the norm of their last row is -1 until then
   for (int turn = 0, phase = 0; row < count && last_tile >= 0; row += step, turn ^= 1, phase ^= turn ^ 1) {
     stages.wait(turn, phase);
     float x[32];
@@ -181,15 +181,16 @@ __global__ void __launch_bounds__(32 * kEncodeWarps, 4)
     finish<K>(args, last, exchange, energies_origin, lane, refused);
     const RunNorm here = norm_of_run<K>(x, small, args.rotation.scale);
     last.row = kNoRow;
-    if (any_lane(!here.usual || here.small)) {
-      const bool others = K::kDivideFirst && holds_small<K::kBf16>(dtype, stages.stage_address(turn), lane);
-      if (any_lane(!here.usual || others)) {
+    if (any_lane(!here.sure || here.small)) {
+      const bool too_small = K::kDivideFirst && holds_small<K::kBf16>(dtype, stages.stage_address(turn), lane);
+      if (any_lane(!here.usual || too_small)) {
         __syncwarp();
         start(row + 2 * step, turn);
         if (lane == 0 && row + offset < count) args.norms[min(row + offset + R::kRows, count) - 1] = -1.0f;
         has_plain = true;
         continue;
       }
+      if constexpr (K::kDivideFirst && K::kBf16) divide_again<K>(dtype, stages.stage_address(turn) + place, lane, here.norm, x);
     }
     __syncwarp();
     start(row + 2 * step, turn);

@@ -88,8 +88,8 @@ __device__ __forceinline__ float sum_energy(const std::uint32_t (&w)[4], std::ui
   return sum;
 }
 
-/// The exchange between the lanes of a row, in shared memory of the warp: put(), a barrier of the warp, take(), and write(), which has
-/// barriers; another before the memory serves something else. A run's codes take 16 bytes there, and every eighth run is followed by 16
+/// The exchange between the lanes of a row, in shared memory of the warp: put(), a barrier of the warp, take(), write(), and a barrier
+/// before the next put(). A run's codes take 16 bytes there, and every eighth run is followed by 16
 /// more: no two lanes of an access meet in a bank.
 template <class R, int Bits>
 class CodeExchange {

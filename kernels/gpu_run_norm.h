@@ -11,7 +11,7 @@
 
 namespace tq::cuda {
 
-/// Below this, dividing without a division may be off (lib/math/norm.h). Half of it would do, for rows are shorter than 2^63 here.
+/// Below this, dividing without a division may be off: as divides_quickly() of lib/math/norm.h.
 inline constexpr float kLeastDividend = 0x1p-62f;
 
 /// Whether a value that went in may be too small to divide so: it also says yes to zeros.
@@ -113,9 +113,17 @@ __device__ __forceinline__ float reciprocal_within(float x) {
 struct RunNorm {
   float norm;
   float scale;  ///< of the row's elements where they are not divided
-  bool usual;   ///< its squares are within float32's range, far enough for the fast way
+  bool usual;   ///< its norm is right, and in the range where rows can be divided without a division
+  bool sure;    ///< usual, and where rows are divided: so is x, if no value is too small
   bool small;   ///< of this lane's values: MaybeSmall
 };
+
+/// x := x / norm, by QuickDivision.
+__device__ __forceinline__ void divide_quickly(float (&x)[32], float norm, float reciprocal) {
+  const math::QuickDivision<float> quotient{x, norm, reciprocal};
+#pragma unroll
+  for (int i = 0; i < 32; ++i) x[i] = quotient(i);
+}
 
 /// The norm of a row; x := x / norm where rows are divided first, by lib/math's BriefDivision or QuickDivision.
 template <class K>
@@ -126,18 +134,29 @@ __device__ __forceinline__ RunNorm norm_of_run(float (&x)[32], const MaybeSmall<
   const float reciprocal = reciprocal_within(norm);
   if constexpr (!K::kDivideFirst) {
     const float scale = math::QuickDivision<float>{&rotation_scale, norm, reciprocal}(0);
-    return {norm, scale, squares > 0x1p-80f && squares < __int_as_float(0x7f800000), false};
-  } else if constexpr (K::kBf16) {
-    const math::BriefDivision<float> by(norm, reciprocal);
-#pragma unroll
-    for (int i = 0; i < 32; ++i) x[i] = by(x[i]);
-    return {norm, 1.0f, math::divides_briefly(norm) != 0, small.get()};
+    const bool usual = squares > 0x1p-80f && squares < __int_as_float(0x7f800000);
+    return {norm, scale, usual, usual, false};
   } else {
-    const math::QuickDivision<float> quotient{x, norm, reciprocal};
+    const bool usual = norm > 0x1p-40f && norm < 0x1p32f;  // quotients are multiples of 2^-117 (gpu_bins.h)
+    if constexpr (K::kBf16) {
+      const math::BriefDivision<float> by(norm, reciprocal);
 #pragma unroll
-    for (int i = 0; i < 32; ++i) x[i] = quotient(i);
-    return {norm, 1.0f, squares > 0x1p-80f && squares < 0x1p64f, small.get()};  // quotients are multiples of 2^-117 (gpu_bins.h)
+      for (int i = 0; i < 32; ++i) x[i] = by(x[i]);
+      return {norm, 1.0f, usual, math::divides_briefly(norm) != 0, small.get()};
+    } else {
+      divide_quickly(x, norm, reciprocal);
+      return {norm, 1.0f, usual, usual, small.get()};
+    }
   }
+}
+
+/// The same quotients of BF16 rows by the longer way, for a tile with a norm that is usual but not sure: 2 of 2^23 significands, or 2^16
+/// and more. first: as of read_run()
+template <class K>
+__device__ __forceinline__ void divide_again(DType dtype, std::uint32_t first, int lane, float norm, float (&x)[32]) {
+  MaybeSmall<K::kBf16> ignored;
+  read_run<K>(dtype, first, lane, x, ignored);
+  divide_quickly(x, norm, reciprocal_within(norm));
 }
 
 /// Whether a lane's run holds a value, not 0, that is too small to divide in the fast way: for tiles of which MaybeSmall is not sure.

@@ -14,7 +14,7 @@ namespace tq::cuda {
 template <int Buffers>
 class TileStages {
  public:
-  /// buffers: `stage_bytes` each, at a multiple of 16. barriers: as many. A block barrier must follow before wait().
+  /// buffers: `stage_bytes` each, at a multiple of 16, and as many barriers, all of them the warp's own.
   __device__ TileStages(std::uint8_t* buffers, [[maybe_unused]] std::uint64_t* barriers, int stage_bytes, int lane)
       : buffers_(buffers), stage_bytes_(stage_bytes), lane_(lane), address_(kept(shared_address(buffers))) {
 #if __CUDA_ARCH__ >= 900

@@ -191,7 +191,7 @@ Tally compare_few_rows(const Backend& reference, const Backend& tested, int dim)
   constexpr std::int64_t kOwnWays = 12;  // rows that make_rows() begins with
   for (const int bits : {2, 3, 4}) {
     for (const Codec& codec : {Codec(default_scheme(bits, dim)), group_codec(bits, dim, NormMode::kCorrected)}) {
-      for (const DType dtype : {DType::kF32, DType::kBf16}) {
+      for (const DType dtype : kDTypes) {
         for (std::int64_t count = 1; count <= 2 * 1024 / dim + 1; ++count) {
           Rows rows = make_rows(dtype, dim, kOwnWays + count, 1.0f, 29);
           rows.bytes.erase(rows.bytes.begin(), rows.bytes.begin() + static_cast<std::ptrdiff_t>(kOwnWays * rows.row_bytes()));
@@ -202,10 +202,38 @@ Tally compare_few_rows(const Backend& reference, const Backend& tested, int dim)
             spoil(with_zero, zero, -1, 0.0f);
             compare(reference, tested, codec, with_zero, -1, tally);
           }
+          spoil(rows, count - 1, 0, std::numeric_limits<float>::quiet_NaN());
+          compare(reference, tested, codec, rows, count - 1, tally);
         }
       }
     }
   }
+  return tally;
+}
+
+/// On one block, so that its warps take a dozen turns; then with rows of zeros, so that every warp has tiles for the plain code after and
+/// before others; with norms of the two significands that BriefDivision does not take, and of 2^16 and more; and with a row to refuse.
+Tally compare_turns(const Backend& reference, const Backend& tested, int dim, NormMode mode) {
+  Tally tally;
+  const int tile = 1024 / dim;
+  limit_cuda_blocks(1);
+  for (const int bits : {2, 3, 4}) {
+    Scheme scheme = default_scheme(bits, dim);
+    scheme.norm = mode;
+    for (const Codec& codec : {Codec(scheme), group_codec(bits, dim, mode)}) {
+      for (const DType dtype : kDTypes) {
+        Rows rows = make_rows(dtype, dim, 45 * tile + 3, 1.0f, 31);
+        compare(reference, tested, codec, rows, -1, tally);
+        for (std::int64_t row = 5; row < rows.count; row += 7 * tile + 1) spoil(rows, row, -1, 0.0f);
+        compare(reference, tested, codec, rows, -1, tally);
+        for (std::int64_t row = 9 * tile; row < rows.count; row += 11 * tile + 3) set_rare_norm(rows, row);
+        compare(reference, tested, codec, rows, -1, tally);
+        spoil(rows, rows.count - 2 * tile, 1, std::numeric_limits<float>::quiet_NaN());
+        compare(reference, tested, codec, rows, rows.count - 2 * tile, tally);
+      }
+    }
+  }
+  limit_cuda_blocks(0);
   return tally;
 }
 
@@ -303,6 +331,10 @@ int run(const std::string& which, const std::vector<std::string>& words) {
   }
   for (const int dim : {64, 128, 256}) {
     run_family(fmt::format("dim {:4} rht2     bits 2-4 few rows", dim), [&] { return compare_few_rows(*reference, *tested, dim); });
+    for (const NormMode mode : {NormMode::kRaw, NormMode::kCorrected, NormMode::kLeastSquares}) {
+      run_family(fmt::format("dim {:4} rht2     bits 2-4 turns norm {}", dim, name_of(mode)),
+                 [&] { return compare_turns(*reference, *tested, dim, mode); });
+    }
   }
   for (const int dim : kSearchDims) {
     for (const int effort : {1, 2, 3}) {

@@ -83,6 +83,16 @@ inline void spoil(Rows& rows, std::int64_t row, int i, float value) {
   }
 }
 
+/// A row whose norm has one of the two significands that BriefDivision does not take (0x50ab43, 0x792863), or is 2^16 or more.
+inline void set_rare_norm(Rows& rows, std::int64_t row) {
+  constexpr float kFirst[3][4] = {{0.6796875f, 3.46875f, 180.0f, 105.5f}, {222.0f, 113.0f, 5.15625f, 0.0f}, {6e4f, 3e4f, 1.5f, 0.0f}};
+  spoil(rows, row, -1, 0.0f);
+  for (int i = 0; i < 4; ++i) {
+    std::uint8_t* x = rows.bytes.data() + static_cast<std::size_t>(row) * rows.row_bytes();
+    convert_from_float(&kFirst[row % 3][i], 1, rows.dtype, x + static_cast<std::size_t>(i) * size_of(rows.dtype));
+  }
+}
+
 /// Single values, some too small to divide by a multiplication, and zeros, in rows of usual size.
 inline void add_small_values(Rows& rows) {
   for (std::int64_t row = 12; row < rows.count; row += 7) {

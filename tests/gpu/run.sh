@@ -43,7 +43,7 @@ if command -v compute-sanitizer > /dev/null; then
   weights=("${small[@]}" --weights 64x4096 --op encode)
   step memcheck-weights compute-sanitizer --tool memcheck --error-exitcode 9 "${weights[@]}" --dim 64,128,256 --norm raw,corrected
   step memcheck-search compute-sanitizer --tool memcheck --error-exitcode 9 "${small[@]}" --op encode --dim 96,128 --bits 3 --effort 2
-  types=("$binaries/gpu_parity" 0 "dim  128 rht2     bits 1-8 F32" "dim   96 rht2     bits 1-8 F32")  # F32 and F16, which bench has not
+  types=("$binaries/gpu_parity" 0 "dim  128 rht2     bits 1-8 F32" "dim   96 rht2     bits 1-8 F32" "turns")  # F32 and F16, which bench has not; many turns
   step memcheck-types compute-sanitizer --tool memcheck --error-exitcode 9 "${types[@]}"
   step racecheck-types compute-sanitizer --tool racecheck --error-exitcode 9 "${types[@]}"
   step racecheck-search compute-sanitizer --tool racecheck --error-exitcode 9 "${small[@]}" --op encode --dim 96,128 --bits 3 --effort 2
