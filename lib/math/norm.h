@@ -66,7 +66,7 @@ struct RowSurvey {
   V least;    ///< no value is less in magnitude
 };
 
-/// Both in one pass. sum_squares() alone with 0 is a survey too.
+/// Both in one pass. `least` may be 0 in any survey: divides_quickly() then looks at every value.
 template <class V>
 TQ_HD RowSurvey<V> survey_row(const V* x, int dim, V* scratch) {
   constexpr int kChains = 4;  // independent, so that a minimum need not wait for the one before
