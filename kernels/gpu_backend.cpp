@@ -249,11 +249,11 @@ std::string describe_missing_cuda() {
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status == cudaSuccess && count > 0) return "";
   cudaGetLastError();
-  if (status == cudaSuccess || status == cudaErrorNoDevice) return "the CUDA driver sees no device";
+  if (status == cudaSuccess || status == cudaErrorNoDevice) return "the CUDA driver sees no device; --device cpu needs none";
   int runtime = 0;
   cudaRuntimeGetVersion(&runtime);
-  return fmt::format("no NVIDIA driver for CUDA {}.{} answers ({})", runtime / 1000, runtime % 1000 / 10,
-                     cudaGetErrorString(status));
+  return fmt::format("the NVIDIA driver (libcuda.so.1) is missing or older than CUDA {}.{} wants ({}); --device cpu needs none",
+                     runtime / 1000, runtime % 1000 / 10, cudaGetErrorString(status));
 }
 
 void limit_cuda_blocks(int most) { most_blocks = most; }

@@ -8,7 +8,7 @@
 
 namespace tq {
 
-/// Why no CUDA device can be used, in one line that fits after "no GPU: ": the build has no CUDA, no driver, no device.
+/// Why no CUDA device can be used, and what to do, in one line that fits after "no GPU: ": the build has no CUDA, no driver, no device.
 /// Empty if there is a device.
 std::string describe_missing_cuda();
 

@@ -30,6 +30,15 @@ struct Coded {
   std::vector<std::uint8_t> decoded;
 };
 
+/// Encodes and decodes rows of one other value, so that what a backend's buffers hold from a call before is none of what is compared next.
+inline void code_others(const Backend& backend, const Codec& codec, const Rows& rows) {
+  const std::vector<std::uint8_t> others(rows.bytes.size(), 0x3c);
+  std::vector<std::uint8_t> codes(static_cast<std::size_t>(rows.count * codec.scheme().code_bytes())), decoded(rows.bytes.size());
+  std::vector<float> norms(static_cast<std::size_t>(rows.count));
+  backend.encode(codec, rows.dtype, others.data(), rows.count, codes.data(), norms.data());
+  backend.decode(codec, codes.data(), norms.data(), rows.count, rows.dtype, decoded.data());
+}
+
 /// Encodes and decodes all rows in one call each.
 inline Coded code_rows(const Backend& backend, const Codec& codec, const Rows& rows) {
   Coded coded;
