@@ -1,6 +1,6 @@
 // What a CPU target offers. encode.cpp, search.cpp, decode.cpp, qjl.cpp, compare.cpp and hash.cpp are compiled once per target, each time with another
-// TQ_TARGET, which names the namespace; cpu_backend.cpp chooses among them at run time. The rows that are left when
-// TQ_LANES no longer fit are the scalar target's: it writes the same bytes.
+// TQ_TARGET, which names the namespace; cpu_backend.cpp chooses among them at run time. Fewer rows than
+// TQ_LANES are the scalar target's: it writes the same bytes.
 #pragma once
 
 #include <cstddef>

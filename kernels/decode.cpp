@@ -6,13 +6,14 @@ namespace {
 
 template <int Bits>
 void decode_all(const DecodeArgs& args) {
+  if (args.count < TQ_LANES) return args.count == 0 ? void() : scalar::decode_rows(args);
   Buffers b;
   const math::LevelTable<Bits, V> level_of(*args.codebook);
   const int dim = args.rotation.dim;
   const std::int64_t target_bytes = dim * static_cast<std::int64_t>(size_of(args.dtype));
   const int code_bytes = math::row_bytes(dim, Bits);
-  std::int64_t row = 0;
-  for (; row + TQ_LANES <= args.count; row += TQ_LANES) {
+  for (std::int64_t next = 0; next < args.count; next += TQ_LANES) {
+    const std::int64_t row = std::min(next, args.count - TQ_LANES);  // the last block overlaps the one before
     math::prefetch<false>(args.codes + (row + 4 * TQ_LANES) * code_bytes, TQ_LANES * code_bytes);
     math::prefetch<true>(args.rows + (row + TQ_LANES) * target_bytes, TQ_LANES * target_bytes);
     math::load_words(args.codes + row * code_bytes, code_bytes, code_bytes, b.words);
@@ -21,13 +22,6 @@ void decode_all(const DecodeArgs& args) {
     math::decode_row<Bits>(b.words, norm, args.rotation, level_of, b.x, b.scratch);
     math::store_rows(args.dtype, b.x, dim, b.words, args.rows + row * target_bytes);
   }
-  if (row == args.count) return;
-  DecodeArgs rest = args;
-  rest.codes += row * code_bytes;
-  rest.norms += row;
-  rest.rows += row * target_bytes;
-  rest.count -= row;
-  scalar::decode_rows(rest);
 }
 
 }  // namespace

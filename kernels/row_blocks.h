@@ -2,6 +2,8 @@
 // packed words: 8 KB at dim 128 with 16 lanes.
 #pragma once
 
+#include <algorithm>
+
 #include "kernels/cpu_target.h"
 #include "kernels/lanes_io.h"
 #include "kernels/with_bits.h"
@@ -27,18 +29,19 @@ inline int first_lane(I mask) {
   return lane;
 }
 
-/// Encodes block by block: encode_block(buffers, find_code, level_of) makes codes in buffers.words of the rows in buffers.x, and
-/// returns a math::EncodedRow. encode_rest(args) encodes the rows that are left. Returns the first row refused, or -1.
-template <int Bits, class EncodeBlock, class EncodeRest>
-std::int64_t encode_blocks(const EncodeArgs& args, EncodeBlock&& encode_block, EncodeRest&& encode_rest) {
+/// Encodes TQ_LANES rows or more, block by block: encode_block(buffers, find_code, level_of) makes codes in buffers.words of the rows
+/// in buffers.x, and returns a math::EncodedRow. The last block overlaps the one before where rows are no multiple of TQ_LANES.
+/// Returns the first row refused, or -1.
+template <int Bits, class EncodeBlock>
+std::int64_t encode_blocks(const EncodeArgs& args, EncodeBlock&& encode_block) {
   Buffers b;
   const math::CodeFinder<Bits, V> find_code(*args.codebook);
   const math::LevelTable<Bits, V> level_of(*args.codebook);
   const int dim = args.rotation.dim;
   const std::int64_t source_bytes = dim * static_cast<std::int64_t>(size_of(args.dtype));
   const int code_bytes = math::row_bytes(dim, Bits);
-  std::int64_t row = 0;
-  for (; row + TQ_LANES <= args.count; row += TQ_LANES) {
+  for (std::int64_t next = 0; next < args.count; next += TQ_LANES) {
+    const std::int64_t row = std::min(next, args.count - TQ_LANES);
     math::prefetch<false>(args.rows + (row + 2 * TQ_LANES) * source_bytes, TQ_LANES * source_bytes);
     math::load_rows(args.dtype, args.rows + row * source_bytes, dim, b.x);
     const math::EncodedRow<V> coded = encode_block(b, find_code, level_of);
@@ -46,14 +49,7 @@ std::int64_t encode_blocks(const EncodeArgs& args, EncodeBlock&& encode_block, E
     math::store_words(b.words, args.codes + row * code_bytes, code_bytes, code_bytes);
     if (math::any(coded.refused)) return row + first_lane(coded.refused);
   }
-  if (row == args.count) return -1;
-  EncodeArgs rest = args;
-  rest.rows += row * source_bytes;
-  rest.codes += row * code_bytes;
-  rest.norms += row;
-  rest.count -= row;
-  const std::int64_t refused = encode_rest(rest);
-  return refused < 0 ? -1 : row + refused;
+  return -1;
 }
 
 }  // namespace tq::TQ_TARGET

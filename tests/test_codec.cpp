@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "lib/error.h"
 #include "tests/codec_helpers.h"
@@ -180,6 +181,34 @@ TEST_CASE("every CPU target writes the same bytes") {
           REQUIRE(decoded == first_decoded);
         }
       }
+    }
+  }
+}
+
+TEST_CASE("every number of rows gives each row what it has alone, and nothing is written beyond them") {
+  constexpr std::int64_t kMostRows = 35;  // two blocks of 16 lanes and what is left
+  constexpr std::uint8_t kCanary = 0xa5;
+  const Codec codec(default_scheme(3, 64));
+  const auto code_bytes = static_cast<std::size_t>(codec.scheme().code_bytes());
+  constexpr std::size_t kRowBytes = 64 * sizeof(float);
+  const std::vector<float> x = gaussian_rows(8, kMostRows, 64);
+  const auto whole = code_rows(*make_cpu_backend("scalar"), codec, x);
+  for (const std::string& target : cpu_targets()) {
+    const auto backend = make_cpu_backend(target);
+    for (std::int64_t count = 0; count <= kMostRows; ++count) {
+      CAPTURE(target);
+      CAPTURE(count);
+      const auto rows = static_cast<std::size_t>(count);
+      std::vector<std::uint8_t> codes((rows + 1) * code_bytes, kCanary), decoded((rows + 1) * kRowBytes, kCanary);
+      std::vector<float> norms(rows + 1, -1.0f);
+      REQUIRE(backend->encode(codec, DType::kF32, x.data(), count, codes.data(), norms.data()) == -1);
+      backend->decode(codec, codes.data(), norms.data(), count, DType::kF32, decoded.data());
+      CHECK(std::memcmp(codes.data(), whole.codes.data(), rows * code_bytes) == 0);
+      CHECK(std::memcmp(norms.data(), whole.norms.data(), rows * sizeof(float)) == 0);
+      CHECK(std::memcmp(decoded.data(), whole.decoded.data(), rows * kRowBytes) == 0);
+      CHECK(norms.back() == -1.0f);
+      CHECK(std::count(codes.end() - static_cast<std::ptrdiff_t>(code_bytes), codes.end(), kCanary) == static_cast<std::ptrdiff_t>(code_bytes));
+      CHECK(std::count(decoded.end() - static_cast<std::ptrdiff_t>(kRowBytes), decoded.end(), kCanary) == static_cast<std::ptrdiff_t>(kRowBytes));
     }
   }
 }
