@@ -1,5 +1,6 @@
 // The lowest floor: files that are read whole or refused, and files that appear whole or not at
 // all.
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -12,6 +13,33 @@
 
 using namespace tq;
 using namespace tq::test;
+
+TEST_CASE("InputFile notices that it was written to since it was opened, and nothing else") {
+  const Scratch scratch;
+  const std::string path = scratch / "a";
+  put_file(path, "0123456789");
+  const InputFile file = InputFile::open(path);
+  std::string out(10, ' ');
+  file.expect(4, 6);
+  file.expect(8, 1 << 20);  // more than there is
+  file.read(0, std::as_writable_bytes(std::span(out)));
+  REQUIRE(::chmod(path.c_str(), 0400) == 0);
+  CHECK(error_of([&] { file.check_unchanged(); }) == "no error");
+
+  struct stat status {};
+  REQUIRE(::stat(path.c_str(), &status) == 0);
+  timespec times[2] = {status.st_atim, status.st_mtim};
+  times[1].tv_nsec += times[1].tv_nsec < 999'999'999 ? 1 : -1;
+  REQUIRE(::utimensat(AT_FDCWD, path.c_str(), times, 0) == 0);
+  check_contains(error_of([&] { file.check_unchanged(); }), path + ": was written to while tq read it");
+  times[1] = status.st_mtim;
+  REQUIRE(::utimensat(AT_FDCWD, path.c_str(), times, 0) == 0);
+  CHECK(error_of([&] { file.check_unchanged(); }) == "no error");
+  REQUIRE(::chmod(path.c_str(), 0600) == 0);
+  REQUIRE(::truncate(path.c_str(), 9) == 0);
+  REQUIRE(::utimensat(AT_FDCWD, path.c_str(), times, 0) == 0);
+  check_contains(error_of([&] { file.check_unchanged(); }), "was written to");
+}
 
 TEST_CASE("InputFile reads whole ranges and refuses what is not a regular file") {
   const Scratch scratch;

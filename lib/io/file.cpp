@@ -37,7 +37,26 @@ InputFile InputFile::open(const std::string& path) {
         "{}: is a pipe or a device; tq reads at offsets, so save it as a regular file first",
         path));
   }
-  return InputFile(path, std::move(fd), static_cast<std::uint64_t>(status.st_size));
+  return InputFile(path, std::move(fd), static_cast<std::uint64_t>(status.st_size),
+                   status.st_mtim);
+}
+
+void InputFile::expect(std::uint64_t offset, std::uint64_t bytes) const {
+  ::posix_fadvise(fd_.get(), static_cast<off_t>(offset), static_cast<off_t>(bytes),
+                  POSIX_FADV_WILLNEED);
+}
+
+void InputFile::check_unchanged() const {
+  struct stat status {};
+  if (::fstat(fd_.get(), &status) != 0) {
+    throw Error(fmt::format("{}: cannot be examined: {}", path_, describe_errno(errno)));
+  }
+  if (static_cast<std::uint64_t>(status.st_size) == size_ &&
+      status.st_mtim.tv_sec == written_.tv_sec && status.st_mtim.tv_nsec == written_.tv_nsec) {
+    return;
+  }
+  throw Error(fmt::format(
+      "{}: was written to while tq read it; let whoever writes it finish, and try again", path_));
 }
 
 void InputFile::read(std::uint64_t offset, std::span<std::byte> out) const {

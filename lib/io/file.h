@@ -3,6 +3,8 @@
 // threads may read the same file at once.
 #pragma once
 
+#include <time.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -50,13 +52,22 @@ class InputFile {
   /// named with file and byte offset.
   void read(std::uint64_t offset, std::span<std::byte> out) const;
 
+  /// Has the system fetch that range from the disk while the caller is busy with something else. Never an
+  /// Error.
+  void expect(std::uint64_t offset, std::uint64_t bytes) const;
+
+  /// Error if the file was written to, or its size changed, since it was opened: what was read may be
+  /// neither the old bytes nor the new ones.
+  void check_unchanged() const;
+
  private:
-  InputFile(std::string path, FileDescriptor fd, std::uint64_t size)
-      : path_(std::move(path)), fd_(std::move(fd)), size_(size) {}
+  InputFile(std::string path, FileDescriptor fd, std::uint64_t size, timespec written)
+      : path_(std::move(path)), fd_(std::move(fd)), size_(size), written_(written) {}
 
   std::string path_;
   FileDescriptor fd_;
   std::uint64_t size_;
+  timespec written_;  // st_mtim
 };
 
 }  // namespace tq

@@ -13,6 +13,9 @@
 namespace tq {
 namespace {
 
+/// Blocks that the system fetches from the disk beside those at work: 4 MB, some milliseconds of a fast disk.
+constexpr int kExpectedBlocks = 8;
+
 /// The tensor whose blocks are finished one after the other.
 struct OpenTensor {
   XXH64_state_t data;
@@ -45,7 +48,13 @@ void pack_blocks(const Checkpoint& source, const WeightPlan& plan, const Backend
   Recorder recorder(session, plan);
   OpenTensor open;
 
+  const auto expect = [&](std::int64_t block) {
+    if (block < std::ssize(blocks)) worker.expect(blocks[static_cast<std::size_t>(block)]);
+  };
+  const std::int64_t ahead = threads + kExpectedBlocks;
+  for (std::int64_t block = 0; block < ahead; ++block) expect(block);
   const auto encode_block = [&](std::int64_t block, int thread) {
+    expect(block + ahead);
     worker.run(blocks[static_cast<std::size_t>(block)], buffers[static_cast<std::size_t>(thread)]);
   };
   const auto finish_block = [&](std::int64_t index, int thread) {
@@ -66,6 +75,7 @@ void pack_blocks(const Checkpoint& source, const WeightPlan& plan, const Backend
     if (options.progress) options.progress(item, open.done, b.source_bytes);
     result.seconds.processors += watch.seconds();
     if (!block.is_last) return;
+    source.shards()[static_cast<std::size_t>(item.source->shard)].file().check_unchanged();
     files.close_before(item.data.shard);
     recorder.add(block.item, {format_hash(XXH64_digest(&open.data)),
                               item.is_quantized() ? format_hash(XXH64_digest(&open.norms)) : "", open.source.result(),

@@ -25,28 +25,33 @@ std::int64_t first_element(const WeightItem& item, std::int64_t group) {
   return group / item.groups * item.in_dim() + group % item.groups * item.codec->scheme().dim;
 }
 
-/// Bytes of the item's source: what a block reads.
+/// What a block reads of the source's file.
 struct ByteRange {
   std::uint64_t first;
   std::uint64_t count;
 };
 
 ByteRange source_range(const WeightItem& item, const WeightBlock& block) {
+  const std::uint64_t tensor = item.source->info->offset;
   if (!item.is_quantized() || block.count == 0) {
-    return {static_cast<std::uint64_t>(block.first), static_cast<std::uint64_t>(block.count)};
+    return {tensor + static_cast<std::uint64_t>(block.first), static_cast<std::uint64_t>(block.count)};
   }
   const std::int64_t group_size = item.codec->scheme().dim;
   const std::int64_t first = first_element(item, block.first);
   const std::int64_t last_group = block.first + block.count - 1;
   const std::int64_t in_last = std::min(group_size, item.in_dim() - last_group % item.groups * group_size);
   const std::int64_t count = first_element(item, last_group) + in_last - first;
-  return {static_cast<std::uint64_t>(first * element_bytes(item)), static_cast<std::uint64_t>(count * element_bytes(item))};
+  return {tensor + static_cast<std::uint64_t>(first * element_bytes(item)), static_cast<std::uint64_t>(count * element_bytes(item))};
+}
+
+const InputFile& source_file(const Checkpoint& source, const WeightItem& item) {
+  return source.shards()[static_cast<std::size_t>(item.source->shard)].file();
 }
 
 void read_block(const Checkpoint& source, const WeightItem& item, const WeightBlock& block, AlignedVector<std::byte>& bytes) {
   const ByteRange range = source_range(item, block);
   bytes.resize(range.count);
-  source.read(*item.source, range.first, bytes);
+  source_file(source, item).read(range.first, bytes);
 }
 
 void cut_quantized(const WeightItem& item, std::size_t index, std::vector<WeightBlock>& blocks) {
@@ -144,6 +149,12 @@ void BlockWorker::run(const WeightBlock& block, BlockBuffers& b) const {
   b.seconds.processors = watch.seconds() - b.seconds.reading - b.seconds.writing;
 }
 
+void BlockWorker::expect(const WeightBlock& block) const {
+  const WeightItem& item = plan_.items[block.item];
+  const ByteRange range = source_range(item, block);
+  source_file(source_, item).expect(range.first, range.count);
+}
+
 void BlockWorker::write(const WeightPlace& place, std::uint64_t offset, std::span<const std::byte> data, BlockBuffers& b) const {
   const Stopwatch watch;
   files_.open(place.shard).write(place.offset + offset, data);
@@ -155,13 +166,15 @@ const std::byte* BlockWorker::pad_groups(const WeightItem& item, const WeightBlo
   const std::int64_t group_size = item.codec->scheme().dim;
   const std::int64_t bytes = element_bytes(item);
   if (item.in_dim() % group_size == 0) return b.source.data();
-  b.padded.assign(static_cast<std::size_t>(block.count * group_size * bytes), std::byte{0});
+  b.padded.resize(static_cast<std::size_t>(block.count * group_size * bytes));
   const std::byte* from = b.source.data();
   for (std::int64_t group = 0; group < block.count;) {
     const std::int64_t in_row = (block.first + group) % item.groups;
     const std::int64_t count = std::min(item.groups - in_row, block.count - group);  // groups up to the end of the row
     const std::int64_t values = std::min(count * group_size, item.in_dim() - in_row * group_size);
-    std::memcpy(b.padded.data() + group * group_size * bytes, from, static_cast<std::size_t>(values * bytes));
+    std::byte* to = b.padded.data() + group * group_size * bytes;
+    std::memcpy(to, from, static_cast<std::size_t>(values * bytes));
+    std::memset(to + values * bytes, 0, static_cast<std::size_t>((count * group_size - values) * bytes));
     from += values * bytes;
     group += count;
   }
@@ -259,8 +272,7 @@ void BlockWorker::refuse(const WeightItem& item, std::int64_t element, const std
   }
   throw RefusedValue(
       fmt::format("{}: tensor {}: the value at [{}] {}",
-                          source_.shards()[static_cast<std::size_t>(item.source->shard)].file().path(), quote_name(item.name()),
-                          fmt::join(index, ", "), what));
+                          source_file(source_, item).path(), quote_name(item.name()), fmt::join(index, ", "), what));
 }
 
 }  // namespace tq

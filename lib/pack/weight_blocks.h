@@ -83,6 +83,8 @@ class BlockWorker {
   /// `check_all`: every value is checked, not a sample (lib/pack/weight_check.h).
   BlockWorker(const Checkpoint& source, const WeightPlan& plan, const Backend& backend, ShardFiles& files, bool check_all);
   void run(const WeightBlock& block, BlockBuffers& buffers) const;
+  /// Has the block's source fetched from the disk, while earlier blocks are at work.
+  void expect(const WeightBlock& block) const;
 
  private:
   void write(const WeightPlace& place, std::uint64_t offset, std::span<const std::byte> data, BlockBuffers& b) const;
