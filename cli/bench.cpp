@@ -36,7 +36,7 @@ struct Options {
   std::string device = "cpu";
   std::uint64_t megabytes = 64;
   std::string weights;      ///< as given
-  bool has_weights = false, has_dims = false;
+  bool has_weights = false, has_dims = false, has_target = false;
   std::uint64_t bytes = 0;  ///< of a case: megabytes, or those of the weights
   int repeat = 7;
   bool json = false;
@@ -276,6 +276,12 @@ ExitCode run(Options options) {
   for (const Operation operation : bench_axes().operations) {
     if (options.operation == name_of(operation)) options.axes.operations = {operation};
   }
+  const DeviceChoice device = parse_device(options.device);
+  if (device.kind == DeviceKind::kAuto) throw UsageError("--device auto: say what to measure: cpu, cuda or cuda:N");
+  if (device.kind == DeviceKind::kCuda) {
+    const char* name = !options.threads.empty() ? "--threads" : options.has_target ? "--target" : nullptr;
+    if (name != nullptr) throw UsageError(fmt::format("{} is of the CPU: leave it out with --device {}", name, options.device));
+  }
   if (options.threads.empty()) options.threads = {1, default_threads()};
   std::sort(options.threads.begin(), options.threads.end());
   options.threads.erase(std::unique(options.threads.begin(), options.threads.end()),
@@ -287,8 +293,6 @@ ExitCode run(Options options) {
     throw UsageError("--effort 1 to 3 has least-squares norms: leave --norm out, or give --norm least-squares");
   }
   if (options.norms.empty()) options.axes.norms = {options.has_weights ? NormMode::kCorrected : NormMode::kRaw};
-  const DeviceChoice device = parse_device(options.device);
-  if (device.kind == DeviceKind::kAuto) throw UsageError("--device auto: say what to measure: cpu, cuda or cuda:N");
   const Report report = device.kind == DeviceKind::kCpu ? measure(options) : measure_device(options, device);
   fmt::print("{}", options.json ? format_json(report, options) : format_table(report, options));
   ExitCode code = ExitCode::kDone;
@@ -339,9 +343,9 @@ void add_bench(CLI::App& app, Command& command) {
            "threads, 1..1024, a list; default: 1 and all that the machine runs at once", 1,
            kMostThreads)
       ->default_str("");
-  sub->add_option("--target", options->target,
-                  "CPU target; auto: the widest, or what TQ_CPU names; all: each in turn")
-      ->check(CLI::IsMember({"scalar", "simd128", "avx2", "avx512", "auto", "all"}));
+  CLI::Option* target = sub->add_option(
+      "--target", options->target, "CPU target; auto: the widest, or what TQ_CPU names; all: each in turn");
+  target->check(CLI::IsMember({"scalar", "simd128", "avx2", "avx512", "auto", "all"}));
   sub->add_option("--norm", options->norms, "raw (default), corrected, least-squares, a list; --effort 1 to 3 has least-squares")
       ->delimiter(',')
       ->allow_extra_args(false)
@@ -360,9 +364,10 @@ void add_bench(CLI::App& app, Command& command) {
       ->check(CLI::Range(1, 1000));
   sub->add_flag("--json", options->json, "print JSON");
   sub->add_flag("--quiet", options->quiet, "no progress on stderr");
-  sub->callback([options, dims, weights, &command] {
+  sub->callback([options, dims, weights, target, &command] {
     options->has_dims = dims->count() > 0;
     options->has_weights = weights->count() > 0;
+    options->has_target = target->count() > 0;
     command = [options] { return run(*options); };
   });
 }

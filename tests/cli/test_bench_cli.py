@@ -81,6 +81,8 @@ class Bench(CliTest):
         self.assertEqual([case["norm"] for case in cases], ["raw", "corrected"])
         self.assertNotEqual(cases[0]["hash"], cases[1]["hash"])
         self.refused(COULD_NOT, "no GPU", "bench", "--device", "cuda:99")
+        self.refused(USAGE, ["--threads", "--device"], "bench", "--device", "cuda:99", "--threads", 2)
+        self.refused(USAGE, ["--target", "--device"], "bench", "--device", "cuda:99", "--target", "auto")
         for device in ("gpu", "cuda:", "cuda:x", "cuda:-1"):
             self.refused(USAGE, "cuda:N", "bench", "--device", device)
 
