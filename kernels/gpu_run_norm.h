@@ -11,9 +11,6 @@
 
 namespace tq::cuda {
 
-/// Below this, dividing without a division may be off: as divides_quickly() of lib/math/norm.h.
-inline constexpr float kLeastDividend = 0x1p-62f;
-
 /// Whether a value that went in may be too small to divide so: it also says yes to zeros.
 template <bool kBf16>
 class MaybeSmall {
@@ -27,8 +24,8 @@ class MaybeSmall {
   }
   __device__ __forceinline__ void add(float x) { least_ = fminf(least_, fabsf(x)); }
   __device__ __forceinline__ bool get() const {
-    if constexpr (!kBf16) return least_ < kLeastDividend;
-    const std::uint32_t limit = __float_as_uint(kLeastDividend) >> 15;
+    if constexpr (!kBf16) return least_ < math::kLeastDividend;
+    const std::uint32_t limit = __float_as_uint(math::kLeastDividend) >> 15;
     return (least_pair_ & 0xffffu) < limit || (least_pair_ >> 16) < limit;
   }
 
@@ -137,7 +134,7 @@ __device__ __forceinline__ RunNorm norm_of_run(float (&x)[32], const MaybeSmall<
     const bool usual = squares > 0x1p-80f && squares < __int_as_float(0x7f800000);
     return {norm, scale, usual, usual, false};
   } else {
-    const bool usual = norm > 0x1p-40f && norm < 0x1p32f;  // quotients are multiples of 2^-117 (gpu_bins.h)
+    const bool usual = norm > math::kLeastDivisor && norm < 0x1p32f;  // quotients are multiples of 2^-117 (gpu_bins.h)
     if constexpr (K::kBf16) {
       const math::BriefDivision<float> by(norm, reciprocal);
 #pragma unroll
@@ -170,7 +167,7 @@ __device__ __forceinline__ bool holds_small(DType dtype, std::uint32_t stage, in
     for (const std::uint32_t w : {words.x, words.y, words.z, words.w}) {
       float x[2] = {__uint_as_float(w), 0.0f};
       if (kBf16 || dtype == DType::kF16) load_row(kBf16 ? DType::kBf16 : dtype, reinterpret_cast<const std::uint8_t*>(&w), 2, x);
-      found |= (fabsf(x[0]) < kLeastDividend && x[0] != 0.0f) || (fabsf(x[1]) < kLeastDividend && x[1] != 0.0f);
+      found |= (fabsf(x[0]) < math::kLeastDividend && x[0] != 0.0f) || (fabsf(x[1]) < math::kLeastDividend && x[1] != 0.0f);
     }
   }
   return found;

@@ -133,6 +133,37 @@ TEST_CASE("a quotient in two operations does not depend on powers of two, down t
   }
 }
 
+TEST_CASE("a quotient by the reciprocal and one remainder is the division's where it is said to be, and not everywhere") {
+  std::mt19937 random(20261123);
+  const auto draw = [&](int least, int end) {  // of magnitude 2^least to 2^end, either sign
+    const float significand = 1.0f + std::ldexp(static_cast<float>(random() >> 9), -23);
+    const float value = std::ldexp(significand, least + static_cast<int>(random() % static_cast<unsigned>(end - least)));
+    return random() % 2 == 0 ? value : -value;
+  };
+  const auto is_exact = [](float x, float length) {
+    return math::QuickDivision<float>{&x, length, 1.0f / length}(0) == x / length;
+  };
+  std::int64_t off = 0, beyond = 0;
+  for (int i = 0; i < 1'000'000; ++i) {
+    const float length = std::fabs(draw(-40, 64));
+    const float x = draw(-62, 64);
+    REQUIRE(math::divides_quickly(&x, 1, length, 0.0f));
+    if (std::fabs(x) <= length) off += is_exact(x, length) ? 0 : 1;  // as values of a row are
+    const float small = draw(-126, -100);
+    REQUIRE_FALSE(math::divides_quickly(&small, 1, length, 0.0f));
+    beyond += is_exact(small, length) ? 0 : 1;
+  }
+  CHECK(off == 0);
+  CHECK(beyond > 1000);  // the guard is needed
+  const float zeros[] = {0.0f, -0.0f};
+  CHECK(math::divides_quickly(zeros, 2, 1.0f, 0.0f));
+  CHECK(is_exact(0.0f, 3.0f));
+  const float one = 1.0f;
+  for (const float outside : {std::nextafter(math::kLeastDivisor, 0.0f), 0.0f, 0x1p64f, std::numeric_limits<float>::infinity(), std::nanf("")}) {
+    CHECK_FALSE(math::divides_quickly(&one, 1, outside, 1.0f));
+  }
+}
+
 TEST_CASE("ties go to the lower code") {
   const Codebook book = make_codebook(std::vector<float>{-3.0f, -1.0f, 1.0f, 3.0f});
   const math::CodeFinder<2, float> find_code(book);

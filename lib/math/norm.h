@@ -173,6 +173,11 @@ struct BriefDivision {
   TQ_HD V operator()(V x) const { return fused_multiply_add(x, high, x * low); }
 };
 
+/// A value smaller than this, and not 0, leaves a remainder that float32 cannot hold.
+inline constexpr float kLeastDividend = 0x1p-62f;
+/// Lengths that divide in the fast ways are above it.
+inline constexpr float kLeastDivisor = 0x1p-40f;
+
 /// Set where BriefDivision is exact, up to the sign of zeros: for values of 0 and from 2^-62 to length in magnitude, where length is between
 /// 2^-40 and 2^16 and none of the two times a power of two (tests/test_math.cpp tries them all).
 template <class V>
@@ -180,15 +185,15 @@ TQ_HD IntOf<V> divides_briefly(V length) {
   using I = IntOf<V>;
   const I mantissa = bits_as<I>(length) & 0x7fffff;
   const I off = mask_equal_int(mantissa, splat_int<I>(0x50ab43)) | mask_equal_int(mantissa, splat_int<I>(0x792863));
-  return ~off & mask_greater(length, splat<V>(0x1p-40f)) & mask_greater(splat<V>(0x1p16f), length);
+  return ~off & mask_greater(length, splat<V>(kLeastDivisor)) & mask_greater(splat<V>(0x1p16f), length);
 }
 
 /// Whether QuickDivision is exact: no value but 0 is below 2^-62 in magnitude, and length is in [2^-40, 2^64). None is below `least`.
 template <class V>
 TQ_HD bool divides_quickly(const V* x, int dim, V length, V least) {
   using I = IntOf<V>;
-  const V limit = splat<V>(0x1p-62f);
-  if (any(mask_greater(splat<V>(0x1p-40f), length) | ~mask_greater(splat<V>(0x1p64f), length))) return false;
+  const V limit = splat<V>(kLeastDividend);
+  if (any(mask_greater(splat<V>(kLeastDivisor), length) | ~mask_greater(splat<V>(0x1p64f), length))) return false;
   if (!any(mask_greater(limit, least))) return true;
   I small = splat_int<I>(0);  // they may all be zeros
   for (int i = 0; i < dim; ++i) small |= mask_greater(limit, absolute(x[i])) & mask_greater(absolute(x[i]), splat<V>(0.0f));
