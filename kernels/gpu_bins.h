@@ -28,8 +28,6 @@ struct TileCodebook {
   float limits[kMostTileCodes];  ///< edges of the values that are looked up (those that a scale makes levels, or levels), in `unit`
   float unit;                    ///< a power of two: the magnitude of the signs
   float magic;                   ///< 1.5 2^(23 - k) unit: the unit in the last place is 2^-k unit
-
-  int bits;
 };
 
 /// The largest float32 v with v * scale <= edge, rounded: v is beyond it where its product is beyond the edge.
@@ -57,7 +55,6 @@ constexpr float bin_unit(int shift) {
 inline bool make_tile_codebook(const Codebook& codebook, float scale, int shift, TileCodebook& tile) {
   const int edges = (1 << codebook.bits) - 1;
   tile = {};
-  tile.bits = codebook.bits;
   tile.unit = bin_unit(shift);
   for (int i = 0; i <= edges; ++i) {
     tile.levels[i] = codebook.levels[i];

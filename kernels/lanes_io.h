@@ -142,9 +142,9 @@ TQ_HD void store_words(I* words, std::uint8_t* rows, std::int64_t stride, int by
   }
   if (start >= bytes) return;
   I last[kWidth];
-  const int most = (bytes - start + 3) / 4 - 1;
+  const int last_word = (bytes - start + 3) / 4 - 1;
   TQ_UNROLL(16)
-  for (int w = 0; w < kWidth; ++w) last[w] = words[w < most ? w : most];  // after the row's end any word will do: it is not stored
+  for (int w = 0; w < kWidth; ++w) last[w] = words[w < last_word ? w : last_word];  // after the row's end any word will do: it is not stored
   transpose(last);
   for (int r = 0; r < kWidth; ++r) store_end(rows + r * stride + start, last[r], bytes - start);
 }
