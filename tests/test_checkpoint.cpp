@@ -149,8 +149,12 @@ TEST_CASE("a model is a directory, or a hub id in the local cache") {
   fs::create_directories(repository / "refs");
   put_file((repository / "refs" / "main").string(), "bbb\n");
   CHECK(find() == (repository / "snapshots" / "bbb").string());
-  put_file((repository / "refs" / "main").string(), "../../..");
-  check_contains(error_of(find), "2 snapshots");
+  check_contains(error_of([&] { Checkpoint::open(find()); }), "fetch the rest with 'hf download org/small-1.5'");
+  for (const char* gone : {"../../..", "ccc"}) {  // not another in its place
+    put_file((repository / "refs" / "main").string(), gone);
+    check_contains(error_of(find), std::string("names the snapshot \"") + gone);
+    check_contains(error_of(find), "fetch it with 'hf download org/small-1.5'");
+  }
   {
     const std::string elsewhere = dir / "else";
     const Environment other(std::map<std::string, const char*>{{"HUGGINGFACE_HUB_CACHE", elsewhere.c_str()}});

@@ -55,6 +55,8 @@ std::string find_snapshot(const std::string& id, const fs::path& repository) {
     std::string revision = read_text_file(ref, 4096);
     while (!revision.empty() && (revision.back() == '\n' || revision.back() == ' ')) revision.pop_back();
     if (is_plain_name(revision) && is_folder(snapshots / revision)) return snapshots / revision;
+    throw Error(fmt::format("{}: the hub cache's refs/main names the snapshot {}, which is not in {}; fetch it with 'hf download {}', or "
+                            "name the directory of another", id, quote_name(revision), snapshots.string(), id));
   }
   std::vector<fs::path> found;
   std::error_code ignored;
@@ -125,10 +127,21 @@ class IndexReader {
   std::set<std::string> keys_;
 };
 
+/// "fetch it with 'hf download org/name'" for a snapshot in a hub cache, which may be there in part; else `otherwise`.
+std::string how_to_get(const std::string& dir, const std::string& otherwise) {
+  constexpr std::string_view kPrefix = "models--";
+  const fs::path snapshots = fs::absolute(dir).lexically_normal().parent_path();
+  std::string id = snapshots.parent_path().filename().string();
+  if (snapshots.filename() != "snapshots" || !id.starts_with(kPrefix)) return otherwise;
+  id.erase(0, kPrefix.size());
+  if (const std::size_t dashes = id.find("--"); dashes != std::string::npos) id.replace(dashes, 2, "/");
+  return fmt::format("the hub cache has the model in part: fetch the rest with 'hf download {}'", id);
+}
+
 [[noreturn]] void refuse_without_weights(const std::string& dir) {
   if (!is_folder(dir)) throw Error(fmt::format("{}: is not a directory; name the directory of a model", dir));
-  throw Error(fmt::format("{}: has neither {} nor {}; name the directory of a model in safetensors format", dir,
-                          kWeightsName, kIndexName));
+  throw Error(fmt::format("{}: has neither {} nor {}; {}", dir, kWeightsName, kIndexName,
+                          how_to_get(dir, "name the directory of a model in safetensors format")));
 }
 
 }  // namespace
@@ -199,8 +212,8 @@ Checkpoint Checkpoint::open(const std::string& dir) {
   result.shards_.reserve(first_tensor.size());  // entries point into shards: they must not move
   for (const auto& [file, tensor] : first_tensor) {
     if (!is_there(join_path(dir, file))) {
-      throw Error(fmt::format("{}: says that {} is in {}, and that file is missing; get it again", index_path,
-                              quote_name(tensor), quote_name(file)));
+      throw Error(fmt::format("{}: says that {} is in {}, and that file is missing; {}", index_path,
+                              quote_name(tensor), quote_name(file), how_to_get(dir, "get it again")));
     }
     result.add_shard(join_path(dir, file));
   }
