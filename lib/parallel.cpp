@@ -1,12 +1,17 @@
 #include "lib/parallel.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
+
+#include "lib/error.h"
 
 namespace tq {
 namespace {
@@ -92,10 +97,14 @@ class Crew {
 void run_workers(int workers, const std::function<void(int)>& body) {
   if (workers == 1) return body(0);
   static Crew crew;
-  if (crew.run(workers, body)) return;
-  std::vector<std::jthread> threads;
-  for (int worker = 1; worker < workers; ++worker) threads.emplace_back(body, worker);
-  body(0);
+  try {
+    if (crew.run(workers, body)) return;
+    std::vector<std::jthread> threads;
+    for (int worker = 1; worker < workers; ++worker) threads.emplace_back(body, worker);
+    body(0);
+  } catch (const std::system_error& error) {  // bodies throw none
+    throw Error(fmt::format("{} threads cannot be started: {}; ask for fewer with --threads", workers, error.code().message()));
+  }
 }
 
 int worker_count(int threads, std::int64_t count) {
