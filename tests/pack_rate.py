@@ -6,8 +6,8 @@ Makes a checkpoint of one tensor of Gaussian BF16 values in a directory of its o
 again and again, and prints the median and the range of the rates, in GB/s of the source from the first block read to the last file
 durable. Between the runs it reads the source alone, 512 KiB at a time into one buffer, which is what `read` is; `of read` is the ratio
 of the medians. --cold drops the source from the page cache before every run (not possible in memory-backed file systems). Nothing is
-timed before `tq verify --weights` finds at most 1.2 times the codebook's distortion in every tensor of the first output, and every output has to be the same, to
-the byte. Exit 1 if not. DIR needs room for the checkpoint and a third of it.
+timed before `tq verify --weights` finds at most 1.2 times the codebook's distortion in every tensor of the first output, and every
+output has to be the same, to the byte. Exit 1 if not. DIR needs room for the checkpoint, if it is made, and for two outputs.
 """
 
 import argparse
@@ -69,6 +69,13 @@ def drop(files):
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+def check_output(command):
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(command)}: exit {done.returncode}: {(done.stderr + done.stdout).strip()[-200:]}")
+    return done.stdout
+
+
 def describe(rates):
     return f"{statistics.median(rates):.2f} GB/s ({min(rates):.2f} to {max(rates):.2f})"
 
@@ -84,18 +91,16 @@ def main():
     parser.add_argument("--bits", type=int, default=3)
     parser.add_argument("--cold", action="store_true")
     args = parser.parse_args()
+    if args.runs < 1 or args.mb < 1:
+        parser.error("--runs and --mb are 1 or more")
     with tempfile.TemporaryDirectory(dir=args.dir) as scratch:
         model = args.model or os.path.join(scratch, "model")
         if not args.model:
             make_model(model, args.mb)
         first, out = os.path.join(scratch, "first"), os.path.join(scratch, "out")
         pack = [args.tq, "pack-weights", model, "--bits", str(args.bits), "--threads", str(args.threads), "--device", "cpu", "--json"]
-        run = lambda command: subprocess.run(command, capture_output=True, text=True)
-        for command in (pack + ["-o", first],
-                        [args.tq, "verify", "--weights", first, "--against", model, "--max-rel-mse-ratio", "1.2"]):
-            done = run(command)
-            if done.returncode != 0:
-                sys.exit(f"{' '.join(command)}: exit {done.returncode}: {(done.stderr + done.stdout).strip()[-200:]}")
+        check_output(pack + ["-o", first])
+        check_output([args.tq, "verify", "--weights", first, "--against", model, "--max-rel-mse-ratio", "1.2"])
         files = weight_files(model)
         rates, reads = [], []
         for _ in range(args.runs):
@@ -106,7 +111,7 @@ def main():
                     reads.append(sum(map(os.path.getsize, files)) / read_seconds(files) / 1e9)
                     continue
                 shutil.rmtree(out, ignore_errors=True)
-                rates.append(json.loads(run(pack + ["-o", out]).stdout)["speed"]["bytes_per_second"] / 1e9)
+                rates.append(json.loads(check_output(pack + ["-o", out]))["speed"]["bytes_per_second"] / 1e9)
                 for path in weight_files(first):
                     if not filecmp.cmp(path, os.path.join(out, os.path.basename(path)), shallow=False):
                         sys.exit(f"{path}: another run of the same command wrote other bytes")
