@@ -42,6 +42,7 @@ InputFile InputFile::open(const std::string& path) {
 }
 
 void InputFile::expect(std::uint64_t offset, std::uint64_t bytes) const {
+  if (bytes == 0) return;  // to the system it would mean: to the end of the file
   ::posix_fadvise(fd_.get(), static_cast<off_t>(offset), static_cast<off_t>(bytes),
                   POSIX_FADV_WILLNEED);
 }

@@ -44,6 +44,20 @@ void copy_file(const std::string& from, const std::string& to) {
   file.commit();
 }
 
+/// Of files of the same size.
+bool is_same_file(const std::string& path, const std::string& other) {
+  const InputFile a = InputFile::open(path), b = InputFile::open(other);
+  std::vector<std::byte> here(std::min<std::uint64_t>(a.size(), kCopyBytes)), there(here.size());
+  for (std::uint64_t done = 0; done < a.size(); done += here.size()) {
+    here.resize(std::min<std::uint64_t>(here.size(), a.size() - done));
+    there.resize(here.size());
+    a.read(done, here);
+    b.read(done, there);
+    if (here != there) return false;
+  }
+  return true;
+}
+
 void remove_file(const fs::path& path) {
   std::error_code error;
   if (fs::remove(path, error); error) throw Error(fmt::format("{}: cannot be deleted: {}", path.string(), error.message()));
@@ -183,6 +197,19 @@ std::string find_damage(const std::string& dir, const std::vector<OutputSize>& f
   return "";
 }
 
+std::string find_text_damage(const std::string& dir, const WeightPlan& plan, const std::string& source_dir) {
+  std::vector<std::pair<std::string, std::string>> texts;
+  if (const auto config = make_model_config(source_dir)) texts.emplace_back(kModelConfigName, *config);
+  if (const auto index = make_index(plan)) texts.emplace_back(kIndexName, *index);
+  for (const auto& [name, text] : texts) {
+    if (read_text_file(join_path(dir, name), text.size()) != text) return name + " is not what was written";
+  }
+  for (const std::string& name : list_companions(source_dir)) {
+    if (!is_same_file(join_path(dir, name), join_path(source_dir, name))) return name + " is not what was copied";
+  }
+  return "";
+}
+
 std::vector<std::string> list_strangers(const std::string& dir, const std::vector<OutputSize>& files) {
   std::vector<std::string> strangers;
   for (const fs::directory_entry& entry : fs::directory_iterator(dir)) {
@@ -199,7 +226,7 @@ std::string find_quantization(const std::string& source_dir) {
   std::error_code ignored;
   if (!fs::exists(path, ignored)) return "";
   const auto json = nlohmann::json::parse(without_non_finite(read_text_file(path)).json, nullptr, false);
-  if (!json.is_object() || !json.contains("quantization_config")) return "";
+  if (!json.is_object() || !json.contains("quantization_config") || json["quantization_config"].is_null()) return "";
   const nlohmann::json& quantization = json["quantization_config"];
   const bool is_named = quantization.is_object() && quantization.contains("quant_method") && quantization["quant_method"].is_string();
   return is_named ? quantization["quant_method"].get<std::string>() : "unnamed";

@@ -37,6 +37,10 @@ bool is_in_place(const std::string& dir, const WeightPlan& plan, const PackRun& 
 /// nothing does.
 std::string find_damage(const std::string& dir, const std::vector<OutputSize>& files);
 
+/// What differs in content, of files that are as large as they should be: "config.json is not what was written". Weights and
+/// tq_config.json have hashes of their own.
+std::string find_text_damage(const std::string& dir, const WeightPlan& plan, const std::string& source_dir);
+
 /// Files in `dir` that are none of `files`: of an earlier model, or the user's. Sorted by name; directories do not count.
 std::vector<std::string> list_strangers(const std::string& dir, const std::vector<OutputSize>& files);
 

@@ -95,7 +95,10 @@ double parse_number(const Json& json) { return json.is_null() ? std::nan("") : j
 
 std::vector<std::string> list_companions(const std::string& dir) {
   std::vector<std::string> names;
-  for (const fs::directory_entry& entry : fs::directory_iterator(dir)) {
+  std::error_code error;
+  const fs::directory_iterator entries(dir, error);
+  if (error) throw Error(fmt::format("{}: cannot be listed: {}; look whether the directory was moved", dir, error.message()));
+  for (const fs::directory_entry& entry : entries) {
     const std::string name = entry.path().filename().string();
     std::error_code ignored;
     if (!entry.is_regular_file(ignored) || name.starts_with('.') || name.ends_with(".index.json")) continue;

@@ -120,7 +120,8 @@ std::optional<PackSession> begin_session(const std::string& dir, const Checkpoin
     throw Error(fmt::format("{}: an unfinished run is there; --resume goes on with it, --force starts again", path));
   }
   if (resume && is_in_place(dir, plan, run)) {
-    const std::string damage = find_damage(dir, list_output(source, plan, run));
+    std::string damage = find_damage(dir, list_output(source, plan, run));
+    if (damage.empty()) damage = find_text_damage(dir, plan, run.source_dir);
     if (damage.empty()) return std::nullopt;
     throw Error(fmt::format("{}: was complete, and is damaged: {}; --force packs it again", dir, damage));
   }

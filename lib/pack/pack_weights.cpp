@@ -8,6 +8,7 @@
 #include "lib/io/kv_file.h"
 #include "lib/pack/finish_weights.h"
 #include "lib/pack/weight_blocks.h"
+#include "lib/pack/weight_reader.h"
 #include "lib/stopwatch.h"
 
 namespace tq {
@@ -103,6 +104,7 @@ PackWeightsResult pack_weights(const Checkpoint& source, const WeightPlan& plan,
   PackWeightsResult result;
   std::optional<PackSession> session = begin_session(dir, source, plan, run, options.resume);
   if (!session) {
+    WeightReader::open(dir, backend).check_hashes(options.threads, options.check_progress);
     result.was_complete = result.is_complete = true;
     return result;
   }
@@ -121,11 +123,13 @@ PackWeightsResult pack_weights(const Checkpoint& source, const WeightPlan& plan,
     try {
       pack_blocks(source, plan, backend, *session, options, result);
     } catch (const RefusedValue&) {
+      for (const SafetensorsFile& shard : source.shards()) shard.file().check_unchanged();  // or it may be half of a value
       session->discard(plan);
       throw;
     }
   }
   // From here on every tensor of the part is on disk and recorded.
+  compare_fingerprints(session->run.fingerprint, make_fingerprint(source, plan.options), session->journal.path());
   const Stopwatch watch;
   if (run.options.parts == 1) {
     finish_output(dir, plan, session->run, session->records, {session->journal.path()});

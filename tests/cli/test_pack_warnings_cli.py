@@ -35,6 +35,11 @@ class Warnings(WeightsTest):
         model = self.model(config=None, files={"config.json": config(quantization_config={"quant_method": "gptq"})})
         self.warned(["quantized already (gptq)"], model, "-o", "a")
 
+    def test_no_quantization_is_none(self):
+        model = self.model(config=None, files={"config.json": config(quantization_config=None)})
+        said = self.warned([], model, "-o", "a")
+        self.assertFalse([line for line in said if "quantized already" in line])
+
     def test_files_of_another_model(self):
         model = self.model()
         os.mkdir(self.path("a"))
