@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
+#include <optional>
 
 #include "cli/command.h"
 #include "cli/options.h"
@@ -147,11 +148,16 @@ PackWeightsResult run_pipeline(const Options& options, const Checkpoint& source,
                                const PackRun& run, std::string& rate) {
   ProgressBar bar("pack-weights", plan.part_input_bytes(run.part), ProgressBar::Unit::kBytes, options.quiet);
   const Progress count = bar.callback();
+  std::optional<ProgressBar> checking;  // what --resume finds
   PackWeightsOptions how;
+  if (options.resume) {
+    how.check_progress = checking.emplace("checking", plan.part_tensor_bytes(run.part), ProgressBar::Unit::kBytes, options.quiet).callback();
+  }
   how.threads = options.threads.threads;
   how.resume = options.resume;
   how.check_all = options.gates.max_rel_mse || options.gates.max_rel_mse_ratio;
   how.progress = [&](const WeightItem& item, std::uint64_t item_done, std::uint64_t amount) {
+    checking.reset();
     bar.set_note(printable_name(item.name()), item_done, item.source->info->bytes);
     count(amount);
   };
