@@ -128,14 +128,22 @@ TEST_CASE("a value that is refused in a source that was written to is no reason 
   CHECK(rest.resumed == 1);
 }
 
-TEST_CASE("another file of the model that changes while it is packed ends the run before it looks complete") {
+TEST_CASE("files beside the weights are those of the end, and a file of weights that was replaced is named") {
   const Model model;
-  const std::string out = model.scratch / "out";
+  const std::string out = model.scratch / "out", other_config = "{\"model_type\": \"another\"}";
+  pack(model.dir, out, false, [&](const WeightItem&) { test::put_file(model.dir + "/config.json", other_config); });
+  CHECK(get_file(out + "/config.json") == other_config);
+  CHECK(pack(model.dir, out, true).was_complete);
+
+  const std::string replaced = model.scratch / "replaced";
   const std::string error = error_of([&] {
-    pack(model.dir, out, false, [&](const WeightItem&) { test::put_file(model.dir + "/config.json", "{\"model_type\": \"another\"}"); });
+    pack(model.dir, replaced, false, [&](const WeightItem&) {
+      test::put_file(model.dir + "/new", get_file(model.weights) + " ");
+      fs::rename(model.dir + "/new", model.weights);
+    });
   });
-  check_contains(error, "config.json");
-  CHECK_FALSE(fs::exists(out + "/config.json"));
+  check_contains(error, "source file model.safetensors: its size");
+  CHECK_FALSE(fs::exists(replaced + "/config.json"));
 }
 
 TEST_CASE("a complete result is read again before it is called complete") {

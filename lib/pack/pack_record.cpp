@@ -142,6 +142,16 @@ std::string portable_fingerprint(const std::string& fingerprint) {
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
+std::string weights_fingerprint(const std::string& fingerprint) {
+  Json json = Json::parse(fingerprint);
+  Json weights = Json::object();
+  for (const auto& [name, file] : json.at("file").items()) {
+    if (file.contains("header")) weights[name] = file;
+  }
+  json["file"] = weights;
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
 std::string hash_fingerprint(const std::string& fingerprint) {
   const std::string text = portable_fingerprint(fingerprint);
   return format_hash(XXH64(text.data(), text.size(), 0));

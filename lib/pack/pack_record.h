@@ -39,6 +39,8 @@ std::vector<std::string> list_companions(const std::string& dir);
 std::string make_fingerprint(const Checkpoint& source, const WeightOptions& options);
 /// What tq_config.json says of it: all but the times and the number of parts, which change no tensor.
 std::string portable_fingerprint(const std::string& fingerprint);
+/// What it says of all that decides a tensor: without the files beside the weights.
+std::string weights_fingerprint(const std::string& fingerprint);
 /// 16 hex digits, of the portable one.
 std::string hash_fingerprint(const std::string& fingerprint);
 

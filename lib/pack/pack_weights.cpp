@@ -129,10 +129,12 @@ PackWeightsResult pack_weights(const Checkpoint& source, const WeightPlan& plan,
     }
   }
   // From here on every tensor of the part is on disk and recorded.
-  compare_fingerprints(session->run.fingerprint, make_fingerprint(source, plan.options), session->journal.path());
+  PackRun finished = session->run;
+  finished.fingerprint = make_fingerprint(source, plan.options);  // what lies beside the weights is copied as it is now
+  compare_fingerprints(weights_fingerprint(session->run.fingerprint), weights_fingerprint(finished.fingerprint), session->journal.path());
   const Stopwatch watch;
   if (run.options.parts == 1) {
-    finish_output(dir, plan, session->run, session->records, {session->journal.path()});
+    finish_output(dir, plan, finished, session->records, {session->journal.path()});
     result.is_complete = true;
   }
   result.seconds.writing += std::min(options.threads, kMostPackThreads) * watch.seconds();
