@@ -52,11 +52,11 @@ class InputFile {
   /// named with file and byte offset.
   void read(std::uint64_t offset, std::span<std::byte> out) const;
 
-  /// Has the system fetch that range from the disk while the caller is busy with something else. Never an
-  /// Error.
+  /// Has the system fetch that range from the disk while the caller is busy with something else.
+  /// Never an Error.
   void expect(std::uint64_t offset, std::uint64_t bytes) const;
 
-  /// Error if the file was written to, or its size changed, since it was opened: what was read may be
+  /// Error if the file's size or time of writing changed since it was opened: what was read may be
   /// neither the old bytes nor the new ones.
   void check_unchanged() const;
 
